@@ -1,0 +1,89 @@
+# The commands of the project. `make demo` and `make test` need cargo, a C compiler, make and a CPython >= 3.11
+# with its headers; everything else is installed into virtual environments beside this file.
+#
+#   make demo                        build, install, run the six programs of the tutorial
+#   make test                        everything that must pass
+#   PYTHON=python3.13 make test      the same on another interpreter
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ifeq ($(PYTHON_VERSION),)
+$(error $(PYTHON) does not run: name a CPython >= 3.11 by PYTHON=...)
+endif
+VENV ?= .venv-$(PYTHON_VERSION)
+REAL_VENV ?= .venv-real-$(PYTHON_VERSION)
+REAL_GEVENT := gevent==26.9.0
+PYTEST_ARGS ?=
+
+bin := $(VENV)/bin
+real_bin := $(REAL_VENV)/bin
+wheels := target/wheels-$(PYTHON_VERSION)
+
+# PyO3 asks this interpreter for its version and headers.
+export PYO3_PYTHON := $(abspath $(bin))/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust clean
+
+help:
+	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
+
+demo: install
+	$(bin)/python scripts/demo.py
+
+test: check-rust check-source test-python
+	@echo "make test: passed on CPython $(PYTHON_VERSION)"
+
+# -- once for all interpreters ----------------------------------------------------------------------------
+
+check-rust: $(VENV)/.tools
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test -p greenrust
+	scripts/check_no_python.sh
+
+check-source: $(VENV)/.tools
+	$(bin)/ruff check .
+	$(bin)/python scripts/check_directions.py
+
+# -- for each interpreter ---------------------------------------------------------------------------------
+
+# The real gevent comes first: what fails there is a wrong test.
+test-python: test-real stubtest test-greenrust
+
+test-real: $(REAL_VENV)/.ready
+	$(real_bin)/python -m pytest --implementation=gevent $(PYTEST_ARGS)
+
+stubtest: install
+	cd $(VENV) && bin/python -m mypy.stubtest gevent --concise \
+	    --allowlist $(CURDIR)/tests/stubtest_allowlist.txt
+
+test-greenrust: install
+	$(bin)/python -m pytest --implementation=greenrust $(PYTEST_ARGS)
+
+# The wheel that users get, installed as they install it.
+install: $(VENV)/.tools
+	rm -rf $(wheels)
+	$(bin)/maturin build --release --interpreter $(bin)/python --out $(wheels)
+	$(bin)/python -m pip install --quiet --force-reinstall --no-deps $(wheels)/greenrust-*.whl
+
+$(VENV)/.tools: pyproject.toml scripts/list_requirements.py
+	$(PYTHON) scripts/check_interpreter.py
+	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) scripts/list_requirements.py dependencies monitor test tools > $(VENV)/requirements.txt
+	$(bin)/python -m pip install --quiet -r $(VENV)/requirements.txt
+	touch $@
+
+$(REAL_VENV)/.ready: pyproject.toml scripts/list_requirements.py Makefile
+	$(PYTHON) -m venv $(REAL_VENV)
+	$(PYTHON) scripts/list_requirements.py monitor test > $(REAL_VENV)/requirements.txt
+	$(real_bin)/python -m pip install --quiet $(REAL_GEVENT) -r $(REAL_VENV)/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv-* target

@@ -1,0 +1,90 @@
+"""What every test shares: the choice of the implementation, and the checks that a test leaves nothing behind."""
+import gc
+import os
+
+import gevent
+import pytest
+from implementation import IS_GREENRUST, NAME, lowlevel
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--implementation", choices=("gevent", "greenrust"),
+        help="fail unless this is the gevent that is installed",
+    )
+
+
+def pytest_report_header(config):
+    return f"implementation: {NAME} {gevent.__version__} ({os.path.dirname(gevent.__file__)})"
+
+
+def pytest_configure(config):
+    expected = config.getoption("--implementation")
+    if expected and expected != NAME:
+        raise pytest.UsageError(f"expected {expected}, but {NAME} is installed: {gevent.__file__}")
+
+
+def pytest_collection_modifyitems(config, items):
+    """On the real gevent, leave out what holds for greenrust alone; each such mark gives its reason."""
+    for item in items:
+        for mark in item.iter_markers():
+            if mark.name in ("ours_only", "leaves_suspended") and not mark.args:
+                raise pytest.UsageError(f"{item.nodeid}: the mark {mark.name} needs a reason")
+    if not IS_GREENRUST:
+        left_out = [item for item in items if item.get_closest_marker("ours_only")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("ours_only")]
+
+
+def open_descriptors():
+    """Return {descriptor: what it refers to} of this process."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:   # the descriptor of the listing itself
+            continue
+    return found
+
+
+def suspended_greenlets():
+    """Return the greenlets that run or are suspended, but for hubs and the roots of threads."""
+    return [
+        thing for thing in gc.get_objects()
+        if isinstance(thing, lowlevel.greenlet)
+        and thing and not thing.dead and not isinstance(thing, gevent.hub.Hub) and thing.parent is not None
+    ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm():
+    """Let the descriptors that a hub keeps open exist before anything is counted."""
+    hub = gevent.get_hub()
+    gevent.sleep(0.001)
+    hub.threadpool.apply(int)
+    return hub
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(warm, request):
+    """Fail the test that leaves descriptors open or greenlets suspended."""
+    before = open_descriptors()
+    known = {id(g) for g in suspended_greenlets()}
+    yield
+    gevent.sleep(0)
+    gc.collect()
+    if not request.node.get_closest_marker("leaves_suspended"):
+        left = [g for g in suspended_greenlets() if id(g) not in known]
+        assert not left, f"suspended greenlets left behind: {left}"
+    leaked = {fd: what for fd, what in open_descriptors().items() if before.get(fd) is None}
+    assert not leaked, f"descriptors left open: {leaked}"
+
+
+@pytest.fixture
+def errors(monkeypatch):
+    """Collect what the hub prints: a file object with getvalue()."""
+    import io
+
+    stream = io.StringIO()
+    monkeypatch.setattr(gevent.get_hub(), "exception_stream", stream, raising=False)
+    return stream
