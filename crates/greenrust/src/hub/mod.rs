@@ -1,0 +1,1149 @@
+//! The hub: one event loop for each OS thread.
+//!
+//! It owns the run queue, the timers, the descriptors' waiters and the door to other threads, and it decides who runs
+//! next. [`Hub::park`] is *the* blocking primitive: every blocking call of either face ends there.
+//!
+//! ```text
+//!   greenlet A                     run queue            hub greenlet
+//!   park() ── next is a greenlet: transfer to it directly
+//!          └─ next is a callback, nothing, or the turn is over ──► tick(): callbacks, timers, poll
+//! ```
+//!
+//! Invariants:
+//! - The run queue is first in, first out. A greenlet that parks hands over to the next one without a detour through
+//!   the hub greenlet, as long as the *turn* lasts ([`TURN`] hand-overs); then the hub looks at the time, and polls when
+//!   the switch interval is over.
+//! - Callbacks run in the hub greenlet, which must not park.
+//! - No borrow of the hub's own state is held across a transfer, a callback or a call of the host.
+//! - Under a host with a global lock (Python's), other threads may push wake-ups while they hold that lock; the hub
+//!   gives it up only inside [`Host::poll`].
+
+mod host;
+mod io;
+mod raw;
+mod remote;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::Result as IoResult;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+pub use host::{Host, PlainHost};
+pub use io::{Direction, LevelKey, Sink};
+pub use raw::{Body, Interrupt, RawGreenlet, WaitingFor, Wake, Waker};
+pub use remote::{Job, Remote};
+
+use crate::clock::{Clock, Instant};
+use crate::context::{Context, State};
+use crate::stack::StackError;
+use crate::sys::{Events, Interest, fault};
+use crate::timers::{TimerKey, Timers};
+
+/// How many hand-overs happen before the hub looks at the time.
+pub const TURN: u32 = 64;
+/// The default of [`Hub::set_switch_interval`], as CPython's `sys.setswitchinterval`.
+pub const DEFAULT_SWITCH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What a timer does when its deadline passes.
+pub enum TimerAction {
+    /// Ends a park, as timed out.
+    Wake(Waker),
+    /// Runs in the hub greenlet. Must not park.
+    Call(Box<dyn FnOnce(&Hub)>),
+}
+
+/// One entry of the run queue.
+enum Item {
+    Resume(Waker),
+    Start(RawGreenlet),
+    Call(Box<dyn FnOnce(&Hub)>),
+}
+
+/// Why [`Hub::run`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Nothing is left that could ever wake anyone.
+    Exhausted,
+    /// The one tick that was asked for is over.
+    Ticked,
+    /// [`Hub::stop`] was called.
+    Stopped,
+}
+
+/// A park was asked for where it can't be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParkInHub;
+
+struct Loop {
+    io: RefCell<io::Io>,
+    events: RefCell<Events>,
+}
+
+/// The event loop of one thread.
+pub struct Hub {
+    clock: Clock,
+    timers: RefCell<Timers<(TimerAction, bool)>>,
+    /// How many pending timers keep the loop alive.
+    timer_references: Cell<usize>,
+    queue: RefCell<VecDeque<Item>>,
+    /// Made at the first need of the kernel's help: a thread that only switches has no descriptors.
+    inner_loop: RefCell<Option<Rc<Loop>>>,
+    remote: RefCell<Option<Remote>>,
+    current: Cell<*const raw::Inner>,
+    root: RawGreenlet,
+    hub_greenlet: RefCell<Option<RawGreenlet>>,
+    /// The greenlet that ended last: it may still stand on its stack for a moment.
+    retired: RefCell<Option<RawGreenlet>>,
+    host: Cell<&'static dyn Host>,
+    turn: Cell<u32>,
+    references: Cell<isize>,
+    switch_interval: Cell<Duration>,
+    polling: Cell<bool>,
+    stopping: Cell<bool>,
+    error: RefCell<Option<std::io::Error>>,
+}
+
+thread_local! {
+    static HUB: Cell<*const Hub> = const { Cell::new(std::ptr::null()) };
+    static OWNED: RefCell<Option<Box<Hub>>> = const { RefCell::new(None) };
+}
+
+impl Hub {
+    /// Returns the calling thread's hub; makes it on the first call.
+    #[inline]
+    pub fn current() -> &'static Hub {
+        let hub = HUB.with(Cell::get);
+        if hub.is_null() {
+            return Hub::make(Clock::real());
+        }
+        // SAFETY: the hub lives until its thread ends, and it is only reachable from this thread: no reference that is
+        // obtained here is used later than that.
+        unsafe { &*hub }
+    }
+
+    /// Makes the calling thread's hub with a mock clock, for tests of time.
+    ///
+    /// # Panics
+    ///
+    /// If the thread has a hub already.
+    pub fn with_mock_clock() -> &'static Hub {
+        assert!(
+            HUB.with(Cell::get).is_null(),
+            "this thread has a hub already"
+        );
+        Hub::make(Clock::mock())
+    }
+
+    #[cold]
+    fn make(clock: Clock) -> &'static Hub {
+        static PLAIN: PlainHost = PlainHost;
+        let hub = Box::new_cyclic_hub(|address| Hub {
+            clock,
+            timers: RefCell::new(Timers::default()),
+            timer_references: Cell::new(0),
+            queue: RefCell::new(VecDeque::new()),
+            inner_loop: RefCell::new(None),
+            remote: RefCell::new(None),
+            current: Cell::new(std::ptr::null()),
+            root: RawGreenlet::with_context(address, Context::root(), None),
+            hub_greenlet: RefCell::new(None),
+            retired: RefCell::new(None),
+            host: Cell::new(&PLAIN),
+            turn: Cell::new(TURN),
+            references: Cell::new(0),
+            switch_interval: Cell::new(DEFAULT_SWITCH_INTERVAL),
+            polling: Cell::new(false),
+            stopping: Cell::new(false),
+            error: RefCell::new(None),
+        });
+        hub.current.set(Rc::as_ptr(&hub.root.0));
+        let address: *const Hub = &*hub;
+        HUB.with(|cell| cell.set(address));
+        OWNED.with(|owned| *owned.borrow_mut() = Some(hub));
+        fault::watch_thread(describe_overflow);
+        // SAFETY: as in `current`.
+        unsafe { &*address }
+    }
+
+    /// Puts the hub under a host. Call before anything parks.
+    pub fn set_host(&self, host: &'static dyn Host) {
+        self.host.set(host);
+    }
+
+    /// Returns the hub's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Returns the greenlet of the thread's own stack.
+    pub fn root(&self) -> &RawGreenlet {
+        &self.root
+    }
+
+    /// Returns the greenlet that runs.
+    #[inline]
+    pub fn running(&self) -> RawGreenlet {
+        // SAFETY: the running greenlet is alive: its body, or the hub for the root, holds a handle.
+        unsafe {
+            let inner = self.current.get();
+            Rc::increment_strong_count(inner);
+            RawGreenlet(Rc::from_raw(inner))
+        }
+    }
+
+    /// Returns the host's pointer of the greenlet that runs.
+    #[inline]
+    pub fn running_host(&self) -> *mut () {
+        // SAFETY: as in `running`; the handle is not dropped.
+        unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))).host() }
+    }
+
+    /// Says whether the greenlet is the one that runs.
+    #[inline]
+    pub fn is_running(&self, greenlet: &RawGreenlet) -> bool {
+        std::ptr::eq(self.current.get(), Rc::as_ptr(&greenlet.0))
+    }
+
+    /// Makes `greenlet` the one that runs the loop: its body is to call [`Hub::run`].
+    pub fn set_hub_greenlet(&self, greenlet: Option<RawGreenlet>) {
+        *self.hub_greenlet.borrow_mut() = greenlet;
+    }
+
+    /// Returns the greenlet that runs the loop, if one was set.
+    pub fn hub_greenlet(&self) -> Option<RawGreenlet> {
+        self.hub_greenlet.borrow().clone()
+    }
+
+    // -- the run queue ---------------------------------------------------------------------------------------
+
+    fn push(&self, item: Item) {
+        self.queue.borrow_mut().push_back(item);
+        // Another thread pushes under the host's lock, while this hub's thread waits for events.
+        if self.polling.get()
+            && let Some(remote) = &*self.remote.borrow()
+        {
+            remote.wake();
+        }
+    }
+
+    #[inline]
+    fn push_resume(&self, waker: Waker) {
+        self.push(Item::Resume(waker));
+    }
+
+    /// Schedules the start of a greenlet that has not started.
+    pub fn push_start(&self, greenlet: RawGreenlet) {
+        self.push(Item::Start(greenlet));
+    }
+
+    /// Has the hub greenlet run `call` in this or the next tick. It must not park.
+    pub fn push_call(&self, call: impl FnOnce(&Hub) + 'static) {
+        self.push(Item::Call(Box::new(call)));
+    }
+
+    /// Returns how many entries wait in the run queue.
+    pub fn queued(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    /// Keeps the loop alive until as many calls of [`Hub::release`] were made.
+    pub fn hold(&self) {
+        self.references.set(self.references.get() + 1);
+    }
+
+    /// Takes one [`Hub::hold`] back.
+    pub fn release(&self) {
+        self.references.set(self.references.get() - 1);
+    }
+
+    /// Returns how long callbacks may run before the hub polls.
+    pub fn switch_interval(&self) -> Duration {
+        self.switch_interval.get()
+    }
+
+    /// Sets how long callbacks may run before the hub polls.
+    pub fn set_switch_interval(&self, interval: Duration) {
+        self.switch_interval.set(interval);
+    }
+
+    /// Takes the next greenlet that can continue right now, within this turn.
+    #[inline]
+    fn next_greenlet(&self) -> Option<RawGreenlet> {
+        loop {
+            let turn = self.turn.get();
+            if turn == 0 {
+                return None;
+            }
+            let item = {
+                let mut queue = self.queue.borrow_mut();
+                match queue.front()? {
+                    Item::Call(_) => return None,
+                    Item::Resume(_) | Item::Start(_) => queue.pop_front()?,
+                }
+            };
+            self.turn.set(turn - 1);
+            match item {
+                Item::Resume(waker) => {
+                    if waker.greenlet.is_due(waker.ticket) {
+                        return Some(waker.greenlet);
+                    }
+                }
+                Item::Start(greenlet) => {
+                    if self.start(&greenlet) {
+                        return Some(greenlet);
+                    }
+                }
+                Item::Call(_) => unreachable!("calls stay in the queue"),
+            }
+        }
+    }
+
+    // -- switching -------------------------------------------------------------------------------------------
+
+    /// Gives an unstarted greenlet its stack, so that it can be transferred to.
+    ///
+    /// # Errors
+    ///
+    /// [`StackError`] when there is no memory for it; the greenlet stays unstarted.
+    pub fn prepare(&self, greenlet: &RawGreenlet) -> Result<(), StackError> {
+        debug_assert_eq!(greenlet.state(), State::Unstarted);
+        let hub: *const Hub = self;
+        let raw = greenlet.clone();
+        // SAFETY: the closure's handle keeps the context in place until `finish` has put it into `retired`, which keeps
+        // it until the next greenlet ends: by then control has left this stack.
+        unsafe {
+            greenlet.0.context.start(move || {
+                let hub = &*hub;
+                hub.host.get().begin(&raw);
+                let body = raw.0.body.take().expect("an unstarted greenlet has a body");
+                let next = body.run(&raw);
+                hub.finish(raw, next)
+            })
+        }
+    }
+
+    /// Starts a scheduled greenlet. Returns false if it can't or must not start.
+    fn start(&self, greenlet: &RawGreenlet) -> bool {
+        if greenlet.state() != State::Unstarted {
+            return false;
+        }
+        match self.prepare(greenlet) {
+            Ok(()) => true,
+            Err(error) => {
+                if let Some(body) = greenlet.abandon() {
+                    body.refused(greenlet, error);
+                }
+                false
+            }
+        }
+    }
+
+    /// Ends the running greenlet: returns the context that goes on.
+    fn finish(&self, greenlet: RawGreenlet, next: RawGreenlet) -> *const Context {
+        self.host.get().end(&greenlet);
+        self.current.set(Rc::as_ptr(&next.0));
+        let context: *const Context = &next.0.context;
+        let previous = self.retired.replace(Some(greenlet));
+        drop(previous);
+        context
+    }
+
+    /// Suspends the running greenlet and continues `to`. Returns when somebody transfers back.
+    ///
+    /// `to` must have started and must not have finished; the caller keeps a handle of it until it runs.
+    #[inline]
+    pub fn transfer(&self, to: &RawGreenlet) {
+        assert!(
+            to.state() == State::Started && std::ptr::eq(to.0.hub, self),
+            "cannot transfer to {to:?}"
+        );
+        if self.is_running(to) {
+            return;
+        }
+        let from = self.running();
+        let host = self.host.get();
+        host.leave(&from);
+        self.current.set(Rc::as_ptr(&to.0));
+        // SAFETY: `to` is started, suspended (not the running one) and of this thread, as was just checked.
+        unsafe { to.0.context.transfer(&from.0.context) };
+        host.arrive(&from);
+    }
+
+    /// Returns who continues when the running greenlet ends or parks: the next of the run queue, else the hub greenlet.
+    #[inline]
+    pub fn next(&self) -> RawGreenlet {
+        match self.next_greenlet() {
+            Some(greenlet) => greenlet,
+            None => self.loop_greenlet(),
+        }
+    }
+
+    fn loop_greenlet(&self) -> RawGreenlet {
+        let greenlet = self.hub_greenlet.borrow().clone();
+        let greenlet = match greenlet {
+            Some(greenlet) if greenlet.state() != State::Finished => greenlet,
+            _ => {
+                let greenlet = RawGreenlet::new(self, Box::new(LoopBody));
+                self.set_hub_greenlet(Some(greenlet.clone()));
+                greenlet
+            }
+        };
+        if greenlet.state() == State::Unstarted
+            && let Err(error) = self.prepare(&greenlet)
+        {
+            panic!("the hub itself got no stack: {error}");
+        }
+        greenlet
+    }
+
+    // -- parking ---------------------------------------------------------------------------------------------
+
+    /// Begins a park of the running greenlet: hand the waker to whoever shall end it, then call [`Hub::park`].
+    ///
+    /// # Errors
+    ///
+    /// [`ParkInHub`] in the hub greenlet, where nothing may block.
+    #[inline]
+    pub fn begin_park(&self, waiting_for: WaitingFor) -> Result<Waker, ParkInHub> {
+        let running = self.running();
+        if self
+            .hub_greenlet
+            .borrow()
+            .as_ref()
+            .is_some_and(|hub| hub.is(&running))
+        {
+            return Err(ParkInHub);
+        }
+        Ok(running.begin_park(waiting_for))
+    }
+
+    /// Suspends the running greenlet until the waker is used, and says why it goes on.
+    ///
+    /// An interrupt that waits for delivery ends the park at once.
+    #[inline]
+    pub fn park(&self, waker: &Waker) -> Wake {
+        let running = &waker.greenlet;
+        if running.has_interrupt() && waker.is_waiting() {
+            running.end_park(false);
+            return Wake::Interrupted;
+        }
+        let next = self.next();
+        if !next.is(running) {
+            self.transfer(&next);
+        }
+        // A raw transfer leaves the run queue's entry (if any) behind; its ticket is void from here on.
+        let due = next.is(running) || running.is_due(waker.ticket);
+        running.end_park(due)
+    }
+
+    /// As [`Hub::park`], but no longer than until `deadline`. With `keep_alive` the timer keeps the loop alive.
+    pub fn park_until(&self, waker: &Waker, deadline: Instant, keep_alive: bool) -> Wake {
+        let key = self.add_timer(deadline, TimerAction::Wake(waker.clone()), keep_alive);
+        let wake = self.park(waker);
+        if wake != Wake::TimedOut {
+            self.remove_timer(key);
+        }
+        wake
+    }
+
+    /// Lets every other greenlet that is ready take its turn.
+    ///
+    /// # Errors
+    ///
+    /// [`ParkInHub`] in the hub greenlet.
+    #[inline]
+    pub fn yield_now(&self) -> Result<Wake, ParkInHub> {
+        let waker = self.begin_park(WaitingFor::Turn)?;
+        if waker.greenlet.has_interrupt() {
+            // Else a greenlet that only ever yields would never be interrupted.
+            waker.greenlet.end_park(false);
+            return Ok(Wake::Interrupted);
+        }
+        waker.unpark();
+        Ok(self.park(&waker))
+    }
+
+    // -- timers ----------------------------------------------------------------------------------------------
+
+    /// Adds a timer. With `keep_alive` the loop does not end before it.
+    #[inline]
+    pub fn add_timer(&self, deadline: Instant, action: TimerAction, keep_alive: bool) -> TimerKey {
+        self.timer_references
+            .set(self.timer_references.get() + usize::from(keep_alive));
+        self.timers.borrow_mut().add(deadline, (action, keep_alive))
+    }
+
+    /// Removes a timer; returns false if it has expired already.
+    #[inline]
+    pub fn remove_timer(&self, key: TimerKey) -> bool {
+        let removed = self.timers.borrow_mut().remove(key);
+        match removed {
+            Some((_, keep_alive)) => {
+                self.timer_references
+                    .set(self.timer_references.get() - usize::from(keep_alive));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn expire_timers(&self) {
+        if self.timers.borrow().is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        loop {
+            let expired = self.timers.borrow_mut().pop_expired(now);
+            let Some((action, keep_alive)) = expired else {
+                break;
+            };
+            self.timer_references
+                .set(self.timer_references.get() - usize::from(keep_alive));
+            match action {
+                TimerAction::Wake(waker) => {
+                    waker.wake(Wake::TimedOut);
+                }
+                TimerAction::Call(call) => self.call(call),
+            }
+        }
+    }
+
+    // -- descriptors -----------------------------------------------------------------------------------------
+
+    fn inner_loop(&self) -> IoResult<Rc<Loop>> {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            return Ok(inner.clone());
+        }
+        use std::os::fd::AsFd;
+        let remote = self.remote()?;
+        let inner = Rc::new(Loop {
+            io: RefCell::new(io::Io::new(remote.wakeup().as_fd())?),
+            events: RefCell::new(Events::with_capacity(512)),
+        });
+        *self.inner_loop.borrow_mut() = Some(inner.clone());
+        Ok(inner)
+    }
+
+    /// Returns the handle by which other threads reach this hub.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when there is no descriptor left for the wake-up.
+    pub fn remote(&self) -> IoResult<Remote> {
+        if let Some(remote) = &*self.remote.borrow() {
+            return Ok(remote.clone());
+        }
+        let remote = Remote::new()?;
+        *self.remote.borrow_mut() = Some(remote.clone());
+        Ok(remote)
+    }
+
+    /// Registers a non-blocking socket of ours for its whole life; a second time does nothing.
+    ///
+    /// # Errors
+    ///
+    /// EPERM for what can't be waited for (regular files), EBADF, ENOSPC, EMFILE.
+    pub fn register(&self, descriptor: RawFd) -> IoResult<()> {
+        self.inner_loop()?.io.borrow_mut().register(descriptor)
+    }
+
+    /// Ends a registration, before the descriptor is closed; waiters go on with [`Wake::Closed`].
+    pub fn deregister(&self, descriptor: RawFd) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().deregister(descriptor);
+        }
+    }
+
+    /// Notes that a system call on a registered socket said EAGAIN, or moved less than was asked for.
+    #[inline]
+    pub fn clear_ready(&self, descriptor: RawFd, direction: Direction) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().clear(descriptor, direction);
+        }
+    }
+
+    /// Says whether a system call on the socket is worth trying: it is not known to block.
+    #[inline]
+    pub fn is_ready(&self, descriptor: RawFd, direction: Direction) -> bool {
+        self.inner_loop
+            .borrow()
+            .as_ref()
+            .is_none_or(|inner| inner.io.borrow_mut().is_ready(descriptor, direction))
+    }
+
+    /// Says whether a greenlet waits for the registered socket in this direction.
+    pub fn has_waiter(&self, descriptor: RawFd, direction: Direction) -> bool {
+        self.inner_loop
+            .borrow()
+            .as_ref()
+            .is_some_and(|inner| inner.io.borrow_mut().has_waiter(descriptor, direction))
+    }
+
+    /// Parks until the registered socket is ready. Register first, and try the system call first.
+    ///
+    /// # Errors
+    ///
+    /// [`ParkInHub`] in the hub greenlet.
+    pub fn wait_ready(
+        &self,
+        descriptor: RawFd,
+        direction: Direction,
+        deadline: Option<Instant>,
+    ) -> Result<Wake, ParkInHub> {
+        if self.is_ready(descriptor, direction) {
+            return Ok(Wake::Unparked);
+        }
+        let waiting_for = match direction {
+            Direction::Read => WaitingFor::Read(descriptor),
+            Direction::Write => WaitingFor::Write(descriptor),
+        };
+        let waker = self.begin_park(waiting_for)?;
+        let inner = self
+            .inner_loop
+            .borrow()
+            .clone()
+            .expect("a registered descriptor has made the loop");
+        inner
+            .io
+            .borrow_mut()
+            .add_waiter(descriptor, direction, waker.clone());
+        let wake = match deadline {
+            None => self.park(&waker),
+            Some(deadline) => self.park_until(&waker, deadline, true),
+        };
+        if !matches!(wake, Wake::Unparked | Wake::Closed) {
+            inner
+                .io
+                .borrow_mut()
+                .remove_waiter(descriptor, direction, &waker);
+        }
+        Ok(wake)
+    }
+
+    /// Adds a level-triggered wait for a descriptor that is not ours.
+    ///
+    /// # Errors
+    ///
+    /// EPERM for what is always ready (regular files), EBADF.
+    pub fn add_level(
+        &self,
+        descriptor: RawFd,
+        interest: Interest,
+        sink: Sink,
+    ) -> IoResult<LevelKey> {
+        self.inner_loop()?
+            .io
+            .borrow_mut()
+            .add_level(descriptor, interest, sink)
+    }
+
+    /// Ends a level-triggered wait.
+    pub fn remove_level(&self, key: LevelKey) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().remove_level(key);
+        }
+    }
+
+    /// Wakes whoever waits level-triggered for a descriptor that is about to be closed; says whether there was one.
+    pub fn close_level(&self, descriptor: RawFd) -> bool {
+        self.inner_loop
+            .borrow()
+            .as_ref()
+            .is_some_and(|inner| inner.io.borrow_mut().close_level(descriptor))
+    }
+
+    /// Parks until a descriptor that is not ours is ready.
+    ///
+    /// # Errors
+    ///
+    /// The outer error is [`ParkInHub`]; the inner one EBADF, or EPERM for what is always ready (regular files).
+    pub fn wait_level(
+        &self,
+        descriptor: RawFd,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> Result<IoResult<Wake>, ParkInHub> {
+        let waiting_for = if interest.read {
+            WaitingFor::Read(descriptor)
+        } else {
+            WaitingFor::Write(descriptor)
+        };
+        let waker = self.begin_park(waiting_for)?;
+        let key = match self.add_level(descriptor, interest, Sink::Waker(waker.clone())) {
+            Ok(key) => key,
+            Err(error) => {
+                waker.greenlet.end_park(false);
+                return Ok(Err(error));
+            }
+        };
+        let wake = match deadline {
+            None => self.park(&waker),
+            Some(deadline) => self.park_until(&waker, deadline, true),
+        };
+        if !matches!(wake, Wake::Unparked | Wake::Closed) {
+            self.remove_level(key);
+        }
+        Ok(Ok(wake))
+    }
+
+    /// Makes the hub usable in the child of a fork, which shares the parent's pollers: registers everything anew.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when there is no descriptor left.
+    pub fn reinit_after_fork(&self) -> IoResult<()> {
+        use std::os::fd::AsFd;
+        if self.remote.borrow().is_none() {
+            return Ok(());
+        }
+        let remote = Remote::new()?;
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().reinit(remote.wakeup().as_fd())?;
+        }
+        *self.remote.borrow_mut() = Some(remote);
+        Ok(())
+    }
+
+    // -- the loop --------------------------------------------------------------------------------------------
+
+    fn call(&self, call: Box<dyn FnOnce(&Hub)>) {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(self)));
+        if let Err(panic) = outcome {
+            self.host.get().report(panic);
+        }
+    }
+
+    /// Runs entries of the run queue until it is empty or the switch interval is over.
+    fn run_queue(&self) {
+        let mut until: Option<Instant> = None;
+        loop {
+            self.turn.set(TURN);
+            loop {
+                if let Some(greenlet) = self.next_greenlet() {
+                    self.transfer(&greenlet);
+                    continue;
+                }
+                if self.turn.get() == 0 {
+                    break;
+                }
+                let item = self.queue.borrow_mut().pop_front();
+                match item {
+                    Some(Item::Call(call)) => {
+                        self.turn.set(self.turn.get() - 1);
+                        self.call(call);
+                    }
+                    Some(_) => unreachable!("greenlets were taken above"),
+                    None => return,
+                }
+            }
+            let now = self.clock.now();
+            match until {
+                None => until = Some(now.after(self.switch_interval.get())),
+                Some(until) if now >= until => return,
+                Some(_) => {}
+            }
+            if self.stopping.get() {
+                return;
+            }
+        }
+    }
+
+    /// Says whether anything could still wake a greenlet.
+    pub fn is_alive(&self) -> bool {
+        self.references.get() > 0
+            || self.timer_references.get() > 0
+            || !self.queue.borrow().is_empty()
+            || self
+                .inner_loop
+                .borrow()
+                .as_ref()
+                .is_some_and(|inner| inner.io.borrow().waits > 0)
+            || self.remote.borrow().as_ref().is_some_and(Remote::is_raised)
+    }
+
+    /// Waits for events, at most until the next timer; not at all if there is work or `nowait`.
+    fn poll(&self, nowait: bool) {
+        let made_work = self.host.get().before_poll();
+        let timeout = if nowait || made_work || !self.queue.borrow().is_empty() {
+            Some(Duration::ZERO)
+        } else {
+            let earliest = self.timers.borrow().earliest();
+            match earliest {
+                Some(deadline) if self.clock.is_mock() => {
+                    self.clock.advance_to(deadline);
+                    Some(Duration::ZERO)
+                }
+                Some(deadline) => Some(deadline.since(self.clock.now())),
+                None => None,
+            }
+        };
+        let inner = match self.inner_loop() {
+            Ok(inner) => inner,
+            Err(error) => {
+                // Without descriptors nothing can be waited for but time.
+                *self.error.borrow_mut() = Some(error);
+                std::thread::sleep(
+                    timeout
+                        .unwrap_or(Duration::from_millis(10))
+                        .min(Duration::from_millis(10)),
+                );
+                return;
+            }
+        };
+        let mut events = inner.events.replace(Events::with_capacity(0));
+        self.wait_for_events(&inner, &mut events, timeout);
+        self.host.get().after_poll();
+        let raised = inner.io.borrow_mut().dispatch(&events);
+        *inner.events.borrow_mut() = events;
+        if raised {
+            self.run_jobs();
+        }
+    }
+
+    fn wait_for_events(&self, inner: &Loop, events: &mut Events, timeout: Option<Duration>) {
+        // The poller is used without a borrow of the registry, which other threads may change while this one waits.
+        let poller: *const crate::sys::Poller = inner.io.borrow().poller();
+        // SAFETY: only `reinit` replaces the poller; it runs in this thread, or in the only thread of a fork's child.
+        let poller = unsafe { &*poller };
+        if timeout == Some(Duration::ZERO) {
+            // EINTR: the signal's handler has run; the host looks at it after the poll.
+            let _ = poller.wait(events, timeout);
+            return;
+        }
+        self.polling.set(true);
+        self.host.get().poll(&mut || {
+            let _ = poller.wait(events, timeout);
+        });
+        self.polling.set(false);
+    }
+
+    fn run_jobs(&self) {
+        let jobs = self
+            .remote
+            .borrow()
+            .as_ref()
+            .map(Remote::take)
+            .unwrap_or_default();
+        for job in jobs {
+            self.call(job);
+        }
+    }
+
+    fn tick(&self, nowait: bool) {
+        self.run_queue();
+        if self.stopping.get() {
+            return;
+        }
+        let idle = self.queue.borrow().is_empty();
+        self.poll(nowait);
+        self.expire_timers();
+        if idle && self.queue.borrow().is_empty() && self.host.get().idle() {
+            self.run_queue();
+        }
+    }
+
+    /// Runs the loop in the calling greenlet, which is the hub greenlet, until nothing is left that could wake anyone,
+    /// or for one tick if `once`; with `nowait`, the tick does not wait for events.
+    pub fn run(&self, once: bool, nowait: bool) -> RunEnd {
+        self.stopping.set(false);
+        if once || nowait {
+            self.tick(nowait);
+            return RunEnd::Ticked;
+        }
+        while self.is_alive() {
+            self.tick(false);
+            if self.stopping.replace(false) {
+                return RunEnd::Stopped;
+            }
+        }
+        RunEnd::Exhausted
+    }
+
+    /// Makes [`Hub::run`] return after the callback that runs.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        self.turn.set(0);
+    }
+
+    /// Returns the error that keeps the hub from waiting for descriptors, if there is one.
+    pub fn take_error(&self) -> Option<std::io::Error> {
+        self.error.borrow_mut().take()
+    }
+}
+
+/// Runs the loop for a Rust program; nothing to do is reported to the root greenlet as an interrupt.
+struct LoopBody;
+
+/// The interrupt of a root greenlet that waits for what can't happen any more.
+#[derive(Debug)]
+pub struct LoopExit;
+
+impl Body for LoopBody {
+    fn run(self: Box<Self>, _greenlet: &RawGreenlet) -> RawGreenlet {
+        let hub = Hub::current();
+        loop {
+            hub.run(false, false);
+            hub.root.interrupt(Box::new(LoopExit));
+            hub.turn.set(TURN);
+            match hub.next_greenlet() {
+                Some(greenlet) => hub.transfer(&greenlet),
+                None => hub.transfer(&hub.root),
+            }
+        }
+    }
+
+    fn refused(self: Box<Self>, _greenlet: &RawGreenlet, _error: StackError) {}
+}
+
+fn describe_overflow(address: usize, buffer: &mut [u8]) -> Option<usize> {
+    let hub = HUB.with(Cell::get);
+    if hub.is_null() {
+        return None;
+    }
+    // SAFETY: the hub of the faulting thread is alive; only plain fields are read, by the thread that owns them.
+    let hub = unsafe { &*hub };
+    // SAFETY: as in `running`; the handle is not dropped.
+    let running =
+        unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(hub.current.get()))) };
+    let stack = running.stack()?;
+    stack
+        .guard()
+        .contains(&address)
+        .then(|| hub.host.get().crash_name(&running, buffer))
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(remote) = &*self.remote.borrow() {
+            remote.close();
+        }
+        HUB.with(|cell| cell.set(std::ptr::null()));
+    }
+}
+
+/// A box whose content knows its own address.
+trait NewCyclicHub {
+    fn new_cyclic_hub(make: impl FnOnce(*const Hub) -> Hub) -> Box<Hub>;
+}
+
+impl NewCyclicHub for Box<Hub> {
+    fn new_cyclic_hub(make: impl FnOnce(*const Hub) -> Hub) -> Box<Hub> {
+        let mut place = Box::new(std::mem::MaybeUninit::<Hub>::uninit());
+        let hub = make(place.as_ptr());
+        place.write(hub);
+        // SAFETY: written on the line above; the layout of Box<MaybeUninit<T>> is that of Box<T>.
+        unsafe { Box::from_raw(Box::into_raw(place).cast()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Closure<F>(F);
+
+    impl<F: FnOnce()> Body for Closure<F> {
+        fn run(self: Box<Self>, _greenlet: &RawGreenlet) -> RawGreenlet {
+            (self.0)();
+            Hub::current().next()
+        }
+
+        fn refused(self: Box<Self>, _greenlet: &RawGreenlet, error: StackError) {
+            panic!("{error}");
+        }
+    }
+
+    fn spawn(hub: &Hub, body: impl FnOnce() + 'static) -> RawGreenlet {
+        let greenlet = RawGreenlet::new(hub, Box::new(Closure(body)));
+        hub.push_start(greenlet.clone());
+        greenlet
+    }
+
+    fn sleep(hub: &Hub, seconds: u64) -> Wake {
+        let waker = hub.begin_park(WaitingFor::Sleep).unwrap();
+        hub.park_until(
+            &waker,
+            hub.clock().now().after(Duration::from_secs(seconds)),
+            true,
+        )
+    }
+
+    /// Each test in a thread of its own, as a hub belongs to a thread.
+    fn in_thread(test: impl FnOnce(&'static Hub) + Send + 'static) {
+        std::thread::spawn(|| test(Hub::with_mock_clock()))
+            .join()
+            .unwrap();
+    }
+
+    #[test]
+    fn greenlets_take_turns_in_the_order_of_their_start() {
+        in_thread(|hub| {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            for name in ["a", "b", "c"] {
+                let log = log.clone();
+                spawn(hub, move || {
+                    for round in 0..3 {
+                        log.borrow_mut().push((name, round));
+                        assert_eq!(Hub::current().yield_now(), Ok(Wake::Unparked));
+                    }
+                });
+            }
+            assert_eq!(sleep(hub, 1), Wake::TimedOut);
+            let expected: Vec<_> = (0..3)
+                .flat_map(|round| ["a", "b", "c"].map(|name| (name, round)))
+                .collect();
+            assert_eq!(*log.borrow(), expected);
+        });
+    }
+
+    #[test]
+    fn sleepers_wake_by_deadline_without_real_time_passing() {
+        in_thread(|hub| {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            for seconds in [300, 100, 200] {
+                let log = log.clone();
+                spawn(hub, move || {
+                    sleep(Hub::current(), seconds);
+                    log.borrow_mut().push(seconds);
+                });
+            }
+            sleep(hub, 1000);
+            assert_eq!(*log.borrow(), [100, 200, 300]);
+        });
+    }
+
+    #[test]
+    fn a_late_wakeup_is_refused() {
+        in_thread(|hub| {
+            let waker = hub.begin_park(WaitingFor::Turn).unwrap();
+            assert!(waker.unpark());
+            assert!(!waker.unpark());
+            assert_eq!(hub.park(&waker), Wake::Unparked);
+            assert!(!waker.unpark());
+        });
+    }
+
+    #[test]
+    fn a_callback_runs_in_the_hub_greenlet_where_nothing_may_park() {
+        in_thread(|hub| {
+            let seen = Rc::new(Cell::new(None));
+            let answer = seen.clone();
+            hub.push_call(move |hub| answer.set(Some(hub.begin_park(WaitingFor::Turn).is_err())));
+            hub.yield_now().unwrap();
+            hub.yield_now().unwrap();
+            assert_eq!(seen.get(), Some(true));
+        });
+    }
+
+    #[test]
+    fn the_root_is_interrupted_when_nothing_can_wake_it() {
+        in_thread(|hub| {
+            let waker = hub.begin_park(WaitingFor::Object("Event", 0)).unwrap();
+            assert_eq!(hub.park(&waker), Wake::Interrupted);
+            assert!(hub.root().take_interrupt().unwrap().is::<LoopExit>());
+        });
+    }
+
+    #[test]
+    fn another_thread_wakes_a_waiting_hub() {
+        in_thread(|hub| {
+            let remote = hub.remote().unwrap();
+            hub.hold();
+            let waker = hub.begin_park(WaitingFor::Thread).unwrap();
+            thread_local! { static WAKER: RefCell<Option<Waker>> = const { RefCell::new(None) }; }
+            WAKER.set(Some(waker.clone()));
+            let sender = std::thread::spawn(move || {
+                assert!(remote.post(|_| {
+                    WAKER.take().unwrap().unpark();
+                }));
+            });
+            assert_eq!(hub.park(&waker), Wake::Unparked);
+            hub.release();
+            sender.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_interrupt_is_delivered_once_at_a_park_and_a_given_wakeup_is_not_lost() {
+        in_thread(|hub| {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            let slot: Rc<RefCell<Option<Waker>>> = Rc::default();
+            let greenlet = {
+                let (log, slot) = (log.clone(), slot.clone());
+                spawn(hub, move || {
+                    let hub = Hub::current();
+                    for _ in 0..3 {
+                        let waker = hub.begin_park(WaitingFor::Turn).unwrap();
+                        *slot.borrow_mut() = Some(waker.clone());
+                        let wake = hub.park(&waker);
+                        log.borrow_mut().push(wake);
+                        if wake == Wake::Interrupted {
+                            hub.running().take_interrupt().unwrap();
+                        }
+                    }
+                })
+            };
+            hub.yield_now().unwrap();
+            assert!(slot.take().unwrap().unpark());
+            greenlet.interrupt(Box::new("interrupt"));
+            hub.yield_now().unwrap();
+            assert_eq!(*log.borrow(), [Wake::Unparked, Wake::Interrupted]);
+            assert!(slot.take().unwrap().unpark());
+            hub.yield_now().unwrap();
+            assert_eq!(greenlet.state(), State::Finished);
+        });
+    }
+
+    #[test]
+    fn closing_a_registered_socket_wakes_its_waiter() {
+        in_thread(|hub| {
+            use std::os::fd::AsRawFd;
+            let (one, _two) = std::os::unix::net::UnixStream::pair().unwrap();
+            one.set_nonblocking(true).unwrap();
+            let descriptor = one.as_raw_fd();
+            hub.register(descriptor).unwrap();
+            let seen = Rc::new(Cell::new(None));
+            let answer = seen.clone();
+            spawn(hub, move || {
+                answer.set(Some(
+                    Hub::current()
+                        .wait_ready(descriptor, Direction::Read, None)
+                        .unwrap(),
+                ));
+            });
+            hub.yield_now().unwrap();
+            assert!(hub.has_waiter(descriptor, Direction::Read));
+            hub.deregister(descriptor);
+            hub.yield_now().unwrap();
+            assert_eq!(seen.get(), Some(Wake::Closed));
+        });
+    }
+
+    #[test]
+    fn a_foreign_descriptor_is_waited_for_by_level() {
+        in_thread(|hub| {
+            use std::io::Write;
+            use std::os::fd::AsRawFd;
+            let (one, mut two) = std::os::unix::net::UnixStream::pair().unwrap();
+            let interest = Interest {
+                read: true,
+                write: false,
+            };
+            spawn(hub, move || {
+                two.write_all(b"x").unwrap();
+                std::mem::forget(two);
+            });
+            for _ in 0..2 {
+                assert_eq!(
+                    hub.wait_level(one.as_raw_fd(), interest, None)
+                        .unwrap()
+                        .unwrap(),
+                    Wake::Unparked
+                );
+            }
+            assert!(hub.wait_level(-1, interest, None).unwrap().is_err());
+        });
+    }
+}

@@ -1,0 +1,316 @@
+//! The greenlet as the hub sees it: a context, a parking place, and a slot for the host.
+//!
+//! A park has a *ticket*. A [`Waker`] holds the greenlet and the ticket of one park, so that a wake-up which comes too
+//! late (the greenlet was woken by something else, and perhaps parks again) does nothing and says so.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use super::Hub;
+use crate::context::{Context, State};
+use crate::stack::{Stack, StackError};
+
+/// What a greenlet runs. One allocation at most a greenlet; none for a body without fields.
+pub trait Body {
+    /// Runs the greenlet to its end, on its own stack, and returns who continues. Must not unwind.
+    fn run(self: Box<Self>, greenlet: &RawGreenlet) -> RawGreenlet;
+
+    /// Takes note that there was no memory for a stack: the greenlet will never run.
+    fn refused(self: Box<Self>, greenlet: &RawGreenlet, error: StackError);
+}
+
+/// Why a park ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// What was waited for happened.
+    Unparked,
+    /// The deadline passed first.
+    TimedOut,
+    /// The descriptor that was waited for is being closed.
+    Closed,
+    /// An interrupt is to be delivered: [`RawGreenlet::take_interrupt`].
+    Interrupted,
+    /// The host transferred to the greenlet by itself (a raw switch or throw); it knows why.
+    Foreign,
+}
+
+/// What a parked greenlet waits for; shown to people who ask why a program is stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitingFor {
+    /// Nothing: it runs, is ready to run, or was suspended by a raw switch.
+    Nothing,
+    /// A timer.
+    Sleep,
+    /// Its next turn.
+    Turn,
+    /// A descriptor to become readable.
+    Read(i32),
+    /// A descriptor to become writable.
+    Write(i32),
+    /// Another greenlet to end.
+    Join,
+    /// An object with the given name (`"Event"`, `"Semaphore"`) at the given address.
+    Object(&'static str, usize),
+    /// Work in another thread.
+    Thread,
+    /// The hub itself: a raw switch to the hub.
+    Hub,
+}
+
+impl fmt::Display for WaitingFor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitingFor::Nothing => formatter.write_str("nothing"),
+            WaitingFor::Sleep => formatter.write_str("a timer (sleep)"),
+            WaitingFor::Turn => formatter.write_str("its turn"),
+            WaitingFor::Read(descriptor) => {
+                write!(formatter, "descriptor {descriptor} to become readable")
+            }
+            WaitingFor::Write(descriptor) => {
+                write!(formatter, "descriptor {descriptor} to become writable")
+            }
+            WaitingFor::Join => formatter.write_str("another greenlet to end"),
+            WaitingFor::Object(kind, address) => write!(formatter, "{kind} at {address:#x}"),
+            WaitingFor::Thread => formatter.write_str("work in another thread"),
+            WaitingFor::Hub => formatter.write_str("a switch from the hub"),
+        }
+    }
+}
+
+/// An interrupt: what is thrown into a greenlet from outside, at its next park. The payload is the face's own.
+pub type Interrupt = Box<dyn Any>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parking {
+    /// Not parked: running, unstarted, or suspended by a raw switch.
+    Out,
+    /// Parked, or about to be.
+    In,
+    /// Parked, and in the run queue.
+    Woken,
+}
+
+pub(super) struct Inner {
+    pub(super) context: Context,
+    pub(super) hub: *const Hub,
+    parking: Cell<Parking>,
+    ticket: Cell<u32>,
+    wake: Cell<Wake>,
+    waiting_for: Cell<WaitingFor>,
+    pub(super) body: Cell<Option<Box<dyn Body>>>,
+    interrupts: RefCell<Vec<Interrupt>>,
+    host: Cell<*mut ()>,
+}
+
+/// A greenlet without result, links or name: the unit that the hub schedules. Cloning gives another handle.
+#[derive(Clone)]
+pub struct RawGreenlet(pub(super) Rc<Inner>);
+
+impl RawGreenlet {
+    /// Creates a greenlet of the hub's thread that has not started.
+    pub fn new(hub: &Hub, body: Box<dyn Body>) -> Self {
+        Self::with_context(hub, Context::new(), Some(body))
+    }
+
+    pub(super) fn with_context(
+        hub: *const Hub,
+        context: Context,
+        body: Option<Box<dyn Body>>,
+    ) -> Self {
+        Self(Rc::new(Inner {
+            context,
+            hub,
+            parking: Cell::new(Parking::Out),
+            ticket: Cell::new(0),
+            wake: Cell::new(Wake::Unparked),
+            waiting_for: Cell::new(WaitingFor::Nothing),
+            body: Cell::new(body),
+            interrupts: RefCell::new(Vec::new()),
+            host: Cell::new(std::ptr::null_mut()),
+        }))
+    }
+
+    /// Returns where the greenlet is in its life.
+    #[inline]
+    pub fn state(&self) -> State {
+        self.0.context.state()
+    }
+
+    /// Returns the greenlet's stack, if it has one.
+    pub fn stack(&self) -> Option<Stack> {
+        self.0.context.stack()
+    }
+
+    /// Makes sure that an unstarted greenlet never starts. Returns its body.
+    pub fn abandon(&self) -> Option<Box<dyn Body>> {
+        self.0.context.abandon();
+        self.0.body.take()
+    }
+
+    /// Returns what the greenlet waits for.
+    pub fn waiting_for(&self) -> WaitingFor {
+        self.0.waiting_for.get()
+    }
+
+    /// Says whether both handles are of one greenlet.
+    #[inline]
+    pub fn is(&self, other: &RawGreenlet) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Returns the pointer that the host keeps with the greenlet.
+    #[inline]
+    pub fn host(&self) -> *mut () {
+        self.0.host.get()
+    }
+
+    /// Sets the pointer that the host keeps with the greenlet.
+    pub fn set_host(&self, host: *mut ()) {
+        self.0.host.set(host);
+    }
+
+    /// Returns the hub that the greenlet belongs to. Compare only: it may be another thread's.
+    #[inline]
+    pub fn hub(&self) -> *const Hub {
+        self.0.hub
+    }
+
+    /// Says whether the greenlet is parked and nothing has woken it yet.
+    #[inline]
+    pub fn is_parked(&self) -> bool {
+        self.0.parking.get() == Parking::In
+    }
+
+    /// Begins a park: from now on the returned waker can end it, also before the greenlet is really suspended.
+    #[inline]
+    pub(super) fn begin_park(&self, waiting_for: WaitingFor) -> Waker {
+        let ticket = self.0.ticket.get().wrapping_add(1);
+        self.0.ticket.set(ticket);
+        self.0.parking.set(Parking::In);
+        self.0.waiting_for.set(waiting_for);
+        Waker {
+            greenlet: self.clone(),
+            ticket,
+        }
+    }
+
+    /// Ends a park in the greenlet itself and returns why it ended.
+    #[inline]
+    pub(super) fn end_park(&self, resumed: bool) -> Wake {
+        let woken = self.0.parking.replace(Parking::Out) == Parking::Woken;
+        self.0.waiting_for.set(WaitingFor::Nothing);
+        if woken && resumed {
+            self.0.wake.get()
+        } else {
+            Wake::Foreign
+        }
+    }
+
+    /// Says whether the run queue's entry of the given ticket is still meant.
+    #[inline]
+    pub(super) fn is_due(&self, ticket: u32) -> bool {
+        self.0.ticket.get() == ticket && self.0.parking.get() == Parking::Woken
+    }
+
+    /// Throws an interrupt into the greenlet: at once if it is parked, else at its next park.
+    pub fn interrupt(&self, interrupt: Interrupt) {
+        self.0.interrupts.borrow_mut().push(interrupt);
+        if self.is_parked() {
+            Waker {
+                greenlet: self.clone(),
+                ticket: self.0.ticket.get(),
+            }
+            .wake(Wake::Interrupted);
+        }
+    }
+
+    /// Takes the oldest interrupt that waits for delivery.
+    pub fn take_interrupt(&self) -> Option<Interrupt> {
+        let mut interrupts = self.0.interrupts.borrow_mut();
+        if interrupts.is_empty() {
+            None
+        } else {
+            Some(interrupts.remove(0))
+        }
+    }
+
+    /// Takes back the first interrupt that `matches`, if it was not delivered yet.
+    pub fn retract_interrupt(&self, matches: impl Fn(&Interrupt) -> bool) -> Option<Interrupt> {
+        let mut interrupts = self.0.interrupts.borrow_mut();
+        let position = interrupts.iter().position(matches)?;
+        Some(interrupts.remove(position))
+    }
+
+    /// Says whether an interrupt waits for delivery.
+    #[inline]
+    pub fn has_interrupt(&self) -> bool {
+        !self.0.interrupts.borrow().is_empty()
+    }
+
+    /// Returns a number that identifies the greenlet while it lives.
+    pub fn address(&self) -> usize {
+        Rc::as_ptr(&self.0) as usize
+    }
+}
+
+impl fmt::Debug for RawGreenlet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "RawGreenlet({:#x}, {:?}, {})",
+            self.address(),
+            self.state(),
+            self.waiting_for()
+        )
+    }
+}
+
+/// Ends one park of one greenlet.
+#[derive(Debug, Clone)]
+pub struct Waker {
+    pub(super) greenlet: RawGreenlet,
+    pub(super) ticket: u32,
+}
+
+impl Waker {
+    /// Puts the greenlet into its hub's run queue. Returns false, and does nothing, if the park was ended already.
+    /// Does not switch.
+    #[inline]
+    pub fn unpark(&self) -> bool {
+        self.wake(Wake::Unparked)
+    }
+
+    /// As [`Waker::unpark`], with a cause.
+    #[inline]
+    pub fn wake(&self, wake: Wake) -> bool {
+        let inner = &self.greenlet.0;
+        if inner.ticket.get() != self.ticket || inner.parking.get() != Parking::In {
+            return false;
+        }
+        inner.parking.set(Parking::Woken);
+        inner.wake.set(wake);
+        // SAFETY: a hub outlives the greenlets that are parked in it: it ends them before it goes away.
+        unsafe { (*inner.hub).push_resume(self.clone()) };
+        true
+    }
+
+    /// Says whether the park has not ended.
+    pub fn is_waiting(&self) -> bool {
+        self.greenlet.0.ticket.get() == self.ticket && self.greenlet.0.parking.get() == Parking::In
+    }
+
+    /// Returns the parked greenlet.
+    pub fn greenlet(&self) -> &RawGreenlet {
+        &self.greenlet
+    }
+}
+
+impl PartialEq for Waker {
+    fn eq(&self, other: &Self) -> bool {
+        self.ticket == other.ticket && self.greenlet.is(&other.greenlet)
+    }
+}
+
+impl Eq for Waker {}
