@@ -369,9 +369,10 @@ impl RequestParser {
 
     /// Returns whether bytes of a request have been seen whose head is not complete: at the end of the stream this
     /// tells a truncated request from a connection closed between two, and an idle connection from a slow one.
+    /// Empty lines before a request line are no request yet.
     #[must_use]
     pub fn has_partial_head(&self) -> bool {
-        self.search.searched > 0
+        self.search.headers_start > 0 || self.search.searched > self.search.line_start
     }
 
     /// Step 1: finds where the head ends, or returns `None` if it does not end in `buffer`.
@@ -1044,8 +1045,13 @@ mod tests {
         let mut parser = RequestParser::default();
         assert_eq!(parser.parse(b""), Ok(ParseStatus::Incomplete));
         assert!(!parser.has_partial_head());
-        assert_eq!(parser.parse(b"G"), Ok(ParseStatus::Incomplete));
-        assert!(parser.has_partial_head());
+        assert_eq!(parser.parse(b"\r\n"), Ok(ParseStatus::Incomplete));
+        assert!(!parser.has_partial_head());
+        for partial in [&b"\r\nG"[..], b"\r\nGET / HTTP/1.0\r\n"] {
+            assert_eq!(parser.parse(partial), Ok(ParseStatus::Incomplete));
+            assert!(parser.has_partial_head());
+        }
+        parser = RequestParser::default();
         parser.parse(b"GET / HTTP/1.0\r\n\r\n").unwrap();
         assert!(!parser.has_partial_head());
     }
