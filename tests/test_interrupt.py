@@ -1,0 +1,567 @@
+"""Kill and Timeout at every blocking call: the call ends at once and leaves its object usable.
+
+Each case makes a call that blocks for ever and says how to prove afterwards that nothing is lost: no item gone, no
+permit leaked, no stale waiter that swallows the next wake-up.
+"""
+import contextlib
+import gc
+import weakref
+
+import gevent
+import pytest
+from gevent import select, socket
+from gevent.event import AsyncResult, Event
+from gevent.lock import BoundedSemaphore, RLock, Semaphore
+from gevent.pool import Group, Pool
+from gevent.queue import Channel, JoinableQueue, LifoQueue, PriorityQueue, Queue, SimpleQueue
+from gevent.threadpool import ThreadPool
+
+CASES = {}
+
+
+def case(function):
+    """Register a generator function: it yields the blocking call, and goes on with the proof once that was ended."""
+    CASES[function.__name__] = contextlib.contextmanager(function)
+    return function
+
+
+def finishes(function, *arguments):
+    """Run `function` in a greenlet, and fail when it does not end soon; return its value."""
+    with gevent.Timeout(5):
+        return gevent.spawn(function, *arguments).get()
+
+
+@case
+def sleep():
+    yield lambda: gevent.sleep(1000)
+
+
+@case
+def idle_hub_switch():
+    yield lambda: gevent.get_hub().switch()
+
+
+@case
+def greenlet_join():
+    blocked = gevent.spawn(gevent.sleep, 1000)
+    yield blocked.join
+    assert not blocked.dead
+    blocked.kill()
+    finishes(blocked.join)
+
+
+@case
+def greenlet_get():
+    gate = Event()
+    blocked = gevent.spawn(lambda: gate.wait() and "value")
+    yield blocked.get
+    gate.set()
+    assert finishes(blocked.get) == "value"
+
+
+@case
+def joinall():
+    blocked = [gevent.spawn(gevent.sleep, 1000) for _ in range(3)]
+    yield lambda: gevent.joinall(blocked)
+    gevent.killall(blocked)
+    finishes(gevent.joinall, blocked)
+
+
+@case
+def wait():
+    events = [Event(), Event()]
+    yield lambda: gevent.wait(events)
+    for event in events:
+        event.set()
+    assert len(finishes(gevent.wait, events)) == 2
+
+
+@case
+def event_wait():
+    event = Event()
+    yield event.wait
+    waiter = gevent.spawn(event.wait)
+    gevent.sleep(0)
+    event.set()
+    assert waiter.get(timeout=5) is True
+
+
+@case
+def async_result_get():
+    result = AsyncResult()
+    yield result.get
+    waiter = gevent.spawn(result.get)
+    gevent.sleep(0)
+    result.set("value")
+    assert waiter.get(timeout=5) == "value"
+
+
+@case
+def async_result_wait():
+    result = AsyncResult()
+    yield result.wait
+    result.set("value")
+    assert finishes(result.wait) == "value"
+
+
+@case
+def semaphore_acquire():
+    semaphore = Semaphore(1)
+    semaphore.acquire()
+    yield semaphore.acquire
+    next_one = gevent.spawn(semaphore.acquire)
+    gevent.sleep(0)
+    semaphore.release()
+    assert next_one.get(timeout=5) is True
+    semaphore.release()
+    assert semaphore.counter == 1
+
+
+@case
+def semaphore_wait():
+    semaphore = Semaphore(0)
+    yield semaphore.wait
+    semaphore.release()
+    assert semaphore.counter == 1
+    assert finishes(semaphore.wait) == 1
+
+
+@case
+def bounded_semaphore_with():
+    semaphore = BoundedSemaphore(1)
+    semaphore.acquire()
+
+    def enter():
+        with semaphore:
+            raise AssertionError("entered")
+
+    yield enter
+    semaphore.release()
+    assert semaphore.counter == 1
+    assert finishes(semaphore.acquire) is True
+
+
+@case
+def rlock_acquire():
+    lock = RLock()
+    held = gevent.spawn(lock.acquire)
+    held.join()
+    yield lock.acquire
+    assert lock.locked() if hasattr(lock, "locked") else True
+    other = gevent.spawn(lock.acquire)
+    gevent.sleep(0)
+    assert not other.ready()
+    other.kill()
+
+
+@case
+def queue_get():
+    queue = Queue()
+    yield queue.get
+    queue.put("item")
+    assert queue.qsize() == 1
+    assert finishes(queue.get) == "item"
+
+
+@case
+def queue_get_with_another_getter_behind():
+    queue = Queue()
+    yield queue.get
+    behind = gevent.spawn(queue.get)
+    gevent.sleep(0)
+    queue.put("item")
+    assert behind.get(timeout=5) == "item"
+
+
+@case
+def queue_put():
+    queue = Queue(1)
+    queue.put("first")
+    yield lambda: queue.put("interrupted")
+    assert queue.get() == "first"
+    assert queue.empty()
+    finishes(queue.put, "next")
+    assert queue.get() == "next"
+
+
+@case
+def queue_peek():
+    queue = Queue()
+    yield queue.peek
+    queue.put("item")
+    assert finishes(queue.peek) == "item"
+    assert queue.get() == "item"
+
+
+@case
+def queue_join():
+    queue = JoinableQueue()
+    queue.put("item")
+    yield queue.join
+    queue.get()
+    queue.task_done()
+    finishes(queue.join)
+
+
+@case
+def simple_queue_get():
+    queue = SimpleQueue()
+    yield queue.get
+    queue.put("item")
+    assert finishes(queue.get) == "item"
+
+
+@case
+def lifo_queue_get():
+    queue = LifoQueue()
+    yield queue.get
+    queue.put(1)
+    queue.put(2)
+    assert finishes(queue.get) == 2
+
+
+@case
+def priority_queue_get():
+    queue = PriorityQueue()
+    yield queue.get
+    queue.put(2)
+    queue.put(1)
+    assert finishes(queue.get) == 1
+
+
+@case
+def channel_get():
+    channel = Channel()
+    yield channel.get
+    assert channel.balance == 0
+    putter = gevent.spawn(channel.put, "item")
+    assert finishes(channel.get) == "item"
+    putter.join()
+
+
+@case
+def channel_put():
+    channel = Channel()
+    yield lambda: channel.put("interrupted")
+    assert channel.balance == 0
+    putter = gevent.spawn(channel.put, "item")
+    assert finishes(channel.get) == "item"
+    putter.join()
+
+
+@case
+def pool_spawn_when_full():
+    pool = Pool(1)
+    holder = pool.spawn(gevent.sleep, 1000)
+    yield lambda: pool.spawn(int)
+    assert len(pool) == 1
+    holder.kill()
+    assert finishes(lambda: pool.spawn(str, "ran").get()) == "ran"
+    pool.join()
+    assert pool.free_count() == 1
+
+
+@case
+def pool_wait_available():
+    pool = Pool(1)
+    holder = pool.spawn(gevent.sleep, 1000)
+    yield pool.wait_available
+    holder.kill()
+    finishes(pool.wait_available)
+
+
+@case
+def pool_map():
+    pool = Pool(2)
+    gate = Event()
+    yield lambda: pool.map(lambda number: gate.wait(), range(5))
+    gate.set()
+    finishes(pool.join)
+    assert finishes(pool.map, str, [1, 2, 3]) == ["1", "2", "3"]
+    assert pool.free_count() == 2
+
+
+@case
+def group_join():
+    group = Group()
+    member = group.spawn(gevent.sleep, 1000)
+    yield group.join
+    assert member in group
+    member.kill()
+    finishes(group.join)
+
+
+@case
+def socket_recv():
+    a, b = socket.socketpair()
+    with a, b:
+        yield lambda: a.recv(1)
+        b.sendall(b"x")
+        assert finishes(a.recv, 10) == b"x"
+
+
+@case
+def socket_recv_into():
+    a, b = socket.socketpair()
+    buffer = bytearray(4)
+    with a, b:
+        yield lambda: a.recv_into(buffer)
+        assert buffer == bytearray(4)
+        b.sendall(b"x")
+        assert finishes(a.recv_into, buffer) == 1
+
+
+def fill(sock):
+    """Send into `sock` until it would block; return the number of bytes."""
+    sent = 0
+    sock.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(b"x" * 65536)
+    sock.settimeout(None)
+    return sent
+
+
+@case
+def socket_send():
+    a, b = socket.socketpair()
+    with a, b:
+        sent = fill(a)
+        yield lambda: a.send(b"y")
+        received = 0
+        while received < sent:
+            received += len(b.recv(1 << 20))
+        assert finishes(a.send, b"z") == 1
+        assert b.recv(10) == b"z"
+
+
+@case
+def socket_sendall():
+    a, b = socket.socketpair()
+    with a, b:
+        fill(a)
+        yield lambda: a.sendall(b"y" * 10)
+        a.shutdown(socket.SHUT_WR)
+        received = finishes(lambda: b"".join(iter(lambda: b.recv(1 << 20), b"")))
+        assert b"y" not in received
+
+
+@case
+def socket_accept():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.accept
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = finishes(listener.accept)
+            connection.close()
+
+
+@case
+def socket_connect():
+    # A listener whose backlog is full answers no further handshake, so that connect waits.
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        sock = stack.enter_context(socket.socket())
+        yield lambda: sock.connect(listener.getsockname())
+
+
+@case
+def socket_recvfrom():
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield lambda: sock.recvfrom(10)
+        sock.sendto(b"x", sock.getsockname())
+        assert finishes(sock.recvfrom, 10) == (b"x", sock.getsockname())
+
+
+@case
+def makefile_read():
+    a, b = socket.socketpair()
+    with a, b, a.makefile("rb") as file:
+        yield file.read
+        b.sendall(b"x")
+        assert finishes(a.recv, 10) == b"x"
+
+
+@case
+def select_select():
+    a, b = socket.socketpair()
+    with a, b:
+        yield lambda: select.select([a], [], [])
+        b.sendall(b"x")
+        assert finishes(select.select, [a], [], []) == ([a], [], [])
+
+
+@case
+def select_poll():
+    a, b = socket.socketpair()
+    with a, b:
+        poll = select.poll()
+        poll.register(a, select.POLLIN)
+        yield poll.poll
+        b.sendall(b"x")
+        assert finishes(poll.poll) == [(a.fileno(), select.POLLIN)]
+
+
+@case
+def wait_read():
+    a, b = socket.socketpair()
+    with a, b:
+        yield lambda: socket.wait_read(a.fileno())
+        b.sendall(b"x")
+        finishes(socket.wait_read, a.fileno())
+        assert a.recv(1) == b"x"
+
+
+@case
+def wait_write():
+    a, b = socket.socketpair()
+    with a, b:
+        fill(a)
+        yield lambda: socket.wait_write(a.fileno())
+        while select.select([b], [], [], 0)[0]:
+            b.recv(1 << 20)
+        finishes(socket.wait_write, a.fileno())
+
+
+@case
+def thread_pool_result():
+    pool = ThreadPool(1)
+    gate = __import__("_thread").allocate_lock()
+    gate.acquire()
+    result = pool.spawn(gate.acquire)
+    try:
+        yield result.get
+    finally:
+        gate.release()
+    assert finishes(result.get) is True
+    assert finishes(pool.apply, str, ("next",)) == "next"
+    pool.kill()
+
+
+class Interrupted(Exception):
+    """What the tests throw."""
+
+
+def prepare(name):
+    """Give the context manager of case `name`; gevent's deliberate leftovers end with it."""
+    return CASES[name]()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kill_ends_the_call_and_leaves_the_object_usable(name):
+    with prepare(name) as call:
+        blocked = gevent.spawn(call)
+        gevent.sleep(0)
+        gevent.sleep(0)
+        assert not blocked.ready(), "the call did not block"
+        with gevent.Timeout(5):
+            blocked.kill()
+        assert blocked.dead
+        assert isinstance(blocked.value, gevent.GreenletExit)
+        reference = weakref.ref(blocked)
+        del blocked
+        gevent.sleep(0)
+        gc.collect()
+        assert reference() is None, "something still refers to the killed waiter"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kill_with_an_exception_raises_it_at_the_call(name):
+    with prepare(name) as call:
+        def run():
+            try:
+                call()
+            except Interrupted:
+                return "caught"
+
+        blocked = gevent.spawn(run)
+        gevent.sleep(0)
+        gevent.sleep(0)
+        with gevent.Timeout(5):
+            blocked.kill(Interrupted)
+        assert blocked.value == "caught"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_timeout_ends_the_call_and_leaves_the_object_usable(name):
+    with prepare(name) as call:
+        def run():
+            with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.005) as timeout:
+                call()
+            return caught.value is timeout
+
+        with gevent.Timeout(5):
+            assert gevent.spawn(run).get() is True
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_timeout_at_the_main_greenlet_ends_the_call(name):
+    with prepare(name) as call:
+        with pytest.raises(Interrupted), gevent.Timeout(0.005, Interrupted):
+            call()
+
+
+def test_hub_join_is_ended_by_its_timeout_alone():
+    sleeper = gevent.spawn(gevent.sleep, 1000)
+    assert gevent.get_hub().join(timeout=0.005) is False
+    assert not sleeper.dead
+    sleeper.kill()
+
+
+def test_item_handed_to_a_getter_that_is_killed_at_once_is_not_lost():
+    queue = Queue()
+    getter = gevent.spawn(queue.get)
+    gevent.sleep(0)
+    queue.put("item")
+    getter.kill(block=False)
+    gevent.sleep(0)
+    gevent.sleep(0)
+    if isinstance(getter.value, gevent.GreenletExit):
+        assert queue.get(timeout=1) == "item"
+    else:
+        assert getter.value == "item"
+    assert queue.empty()
+
+
+def test_permit_released_to_an_acquirer_that_is_killed_at_once_is_not_leaked():
+    semaphore = Semaphore(0)
+
+    def run():
+        with semaphore:
+            pass
+
+    acquirer = gevent.spawn(run)
+    gevent.sleep(0)
+    semaphore.release()
+    acquirer.kill()
+    gevent.sleep(0)
+    assert semaphore.counter == 1
+
+
+def test_kill_while_a_timeout_is_pending_leaves_no_timer():
+    def run():
+        with gevent.Timeout(0.01):
+            gevent.sleep(1000)
+
+    killed = gevent.spawn(run)
+    gevent.sleep(0)
+    killed.kill()
+    gevent.sleep(0.03)
+    assert isinstance(killed.value, gevent.GreenletExit)
+
+
+def test_many_interrupted_waiters_leave_the_wake_up_to_the_one_that_remains():
+    semaphore = Semaphore(0)
+    waiters = [gevent.spawn(semaphore.acquire) for _ in range(100)]
+    gevent.sleep(0)
+    gevent.killall(waiters[:50] + waiters[51:])
+    semaphore.release()
+    assert waiters[50].get(timeout=5) is True
+    assert semaphore.counter == 0

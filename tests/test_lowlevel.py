@@ -1,0 +1,858 @@
+"""The raw greenlet API: switch, throw, parents, frames, tracing, exception state, garbage."""
+import contextlib
+import gc
+import sys
+import threading
+import traceback
+import weakref
+
+import gevent
+import pytest
+from implementation import lowlevel
+
+greenlet = lowlevel.greenlet
+getcurrent = lowlevel.getcurrent
+GreenletExit = lowlevel.GreenletExit
+
+
+# -- switch -----------------------------------------------------------------------------------------------
+
+
+def test_switch_passes_values_both_ways_in_order():
+    order = []
+    main = getcurrent()
+
+    def run(first):
+        order.append(first)
+        order.append(main.switch("from run"))
+        return "returned"
+
+    g = greenlet(run)
+    order.append(g.switch("argument"))
+    order.append(g.switch("from main"))
+    assert order == ["argument", "from run", "from main", "returned"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "received"),
+    [
+        ((), {}, ()),
+        ((1,), {}, 1),
+        ((1, 2), {}, (1, 2)),
+        (((),), {}, ()),
+        ((), {"a": 1}, {"a": 1}),
+        ((1,), {"a": 2}, ((1,), {"a": 2})),
+    ],
+)
+def test_switch_packs_its_arguments_by_their_number(arguments, keywords, received):
+    result = []
+
+    def run():
+        result.append(getcurrent().parent.switch())
+
+    g = greenlet(run)
+    g.switch()
+    g.switch(*arguments, **keywords)
+    assert result == [received]
+
+
+def test_first_switch_calls_run_with_positional_and_keyword_arguments():
+    g = greenlet(lambda *args, **kwargs: (args, kwargs))
+    assert g.switch(1, 2, key=3) == ((1, 2), {"key": 3})
+
+
+def test_two_greenlets_switch_directly_between_each_other():
+    order = []
+
+    def ping():
+        for number in range(3):
+            order.append(("ping", number))
+            pong_greenlet.switch()
+
+    def pong():
+        for number in range(3):
+            order.append(("pong", number))
+            ping_greenlet.switch()
+
+    ping_greenlet, pong_greenlet = greenlet(ping), greenlet(pong)
+    ping_greenlet.switch()
+    assert order == [("ping", 0), ("pong", 0), ("ping", 1), ("pong", 1), ("ping", 2), ("pong", 2)]
+    assert ping_greenlet.dead
+    pong_greenlet.throw()
+
+
+def test_switch_to_itself_returns_the_arguments():
+    assert getcurrent().switch(1) == 1
+    assert getcurrent().switch(1, 2) == (1, 2)
+    assert greenlet(lambda: getcurrent().switch("self")).switch() == "self"
+
+
+def test_nested_greenlets_return_to_their_parents():
+    def inner():
+        assert getcurrent().parent is outer_greenlet
+        return "inner"
+
+    def outer():
+        return greenlet(inner).switch() + " outer"
+
+    outer_greenlet = greenlet(outer)
+    assert outer_greenlet.switch() == "inner outer"
+
+
+def test_switch_to_a_dead_greenlet_goes_to_its_parent():
+    g = greenlet(lambda: None)
+    g.switch()
+    assert g.dead
+    assert g.switch("back at once") == "back at once"
+    assert g.switch() == ()
+
+
+def test_many_greenlets_keep_their_own_stacks():
+    def count(depth, mark):
+        if depth:
+            return count(depth - 1, mark) + 1
+        return getcurrent().parent.switch(mark)
+
+    greenlets = [greenlet(count) for _ in range(200)]
+    for number, g in enumerate(greenlets):
+        assert g.switch(number % 50, number) == number
+    for number, g in reversed(list(enumerate(greenlets))):
+        assert g.switch(1000) == 1000 + number % 50
+    assert all(g.dead for g in greenlets)
+
+
+def test_switch_inside_c_calls_keeps_each_c_frame():
+    main = getcurrent()
+
+    def run(numbers):
+        return sorted(numbers, key=lambda number: main.switch(number))
+
+    a, b = greenlet(run), greenlet(run)
+    assert (a.switch([3, 1]), b.switch([30, 10])) == (3, 30)
+    assert (a.switch(3), b.switch(-30)) == (1, 10)
+    assert (a.switch(1), b.switch(-10)) == ([1, 3], [30, 10])
+
+
+def test_reentered_generators_keep_their_place_across_switches():
+    def numbers(start):
+        for number in range(start, start + 3):
+            getcurrent().parent.switch(("in generator", number))
+            yield number
+
+    def run(start):
+        return list(numbers(start))
+
+    a, b = greenlet(run), greenlet(run)
+    seen = [a.switch(0), b.switch(10), a.switch(), b.switch(), a.switch(), b.switch()]
+    assert [number for _, number in seen] == [0, 10, 1, 11, 2, 12]
+    assert a.switch() == [0, 1, 2]
+    assert b.switch() == [10, 11, 12]
+
+
+def test_generator_suspended_by_a_switch_cannot_be_entered_again():
+    main = getcurrent()
+
+    def produce():
+        main.switch()
+        yield 1
+
+    generator = produce()
+    g = greenlet(lambda: next(generator))
+    g.switch()
+    with pytest.raises(ValueError, match="already executing"):
+        next(generator)
+    assert g.switch() == 1
+
+
+def test_generator_can_be_advanced_by_different_greenlets():
+    generator = iter(number * 2 for number in range(4))
+    greenlets = [greenlet(lambda: next(generator)) for _ in range(4)]
+    assert [g.switch() for g in greenlets] == [0, 2, 4, 6]
+
+
+# -- state ------------------------------------------------------------------------------------------------
+
+
+def test_life_of_a_greenlet_shows_in_bool_and_dead():
+    states = []
+
+    def run():
+        states.append((bool(g), g.dead))
+        getcurrent().parent.switch()
+
+    g = greenlet(run)
+    states.append((bool(g), g.dead))
+    g.switch()
+    states.append((bool(g), g.dead))
+    g.switch()
+    states.append((bool(g), g.dead))
+    assert states == [(False, False), (True, False), (True, False), (False, True)]
+
+
+def test_run_attribute_is_gone_after_the_start():
+    def run():
+        assert not hasattr(g, "run")
+        getcurrent().parent.switch()
+
+    g = greenlet(run)
+    assert g.run is run
+    g.switch()
+    assert not hasattr(g, "run")
+    with pytest.raises(AttributeError):
+        g.run = run
+    g.switch()
+
+
+def test_run_can_be_set_and_deleted_before_the_start():
+    g = greenlet()
+    with pytest.raises(AttributeError):
+        g.switch()
+    g = greenlet()
+    g.run = lambda: "set"
+    assert g.switch() == "set"
+    g = greenlet(lambda: None)
+    del g.run
+    assert not hasattr(g, "run")
+
+
+def test_subclass_may_define_run():
+    class Sub(greenlet):
+        def run(self, value):
+            return self, value
+
+    g = Sub()
+    assert g.switch(1) == (g, 1)
+
+
+def test_subclass_has_attributes_weak_references_and_its_own_init():
+    class Sub(greenlet):
+        def __init__(self, tag):
+            super().__init__(lambda: getcurrent().tag)
+            self.tag = tag
+
+    g = Sub("tag")
+    reference = weakref.ref(g)
+    assert g.switch() == "tag"
+    del g
+    gc.collect()
+    assert reference() is None
+
+
+def test_greenlet_cannot_be_initialised_with_a_wrong_parent():
+    with pytest.raises(TypeError):
+        greenlet(lambda: None, parent=42)
+    with pytest.raises(TypeError):
+        greenlet(lambda: None).parent = "no greenlet"
+
+
+def test_getcurrent_is_the_running_greenlet():
+    main = getcurrent()
+    g = greenlet(getcurrent)
+    assert g.switch() is g
+    assert getcurrent() is main
+
+
+def test_main_greenlet_has_no_parent_in_each_thread():
+    found = []
+
+    def thread():
+        found.append((getcurrent().parent, getcurrent()))
+
+    worker = threading.Thread(target=thread)
+    worker.start()
+    worker.join()
+    assert found[0][0] is None
+    assert found[0][1] is not getcurrent()
+
+
+# -- parents ----------------------------------------------------------------------------------------------
+
+
+def test_parent_is_the_creator_and_can_be_changed():
+    a = greenlet(lambda: "a")
+    assert a.parent is getcurrent()
+    b = greenlet(lambda value: ("b got", value))
+    a.parent = b
+    assert a.parent is b
+    assert a.switch() == ("b got", "a")
+
+
+def test_parent_cycle_is_refused():
+    a, b = greenlet(), greenlet()
+    a.parent = b
+    with pytest.raises(ValueError, match="cyc"):
+        b.parent = a
+    with pytest.raises(ValueError, match="cyc"):
+        a.parent = a
+
+
+def test_parent_cannot_be_deleted():
+    with pytest.raises(AttributeError):
+        del greenlet().parent
+
+
+def test_result_goes_up_a_chain_of_dead_parents():
+    a = greenlet(lambda: None)
+    b = greenlet(lambda: "result", parent=a)
+    a.switch()
+    assert b.switch() == "result"
+
+
+# -- exceptions -------------------------------------------------------------------------------------------
+
+
+def test_exception_goes_to_the_parent_with_its_traceback():
+    def failing_function():
+        raise ValueError("fails")
+
+    g = greenlet(failing_function)
+    with pytest.raises(ValueError, match="fails") as caught:
+        g.switch()
+    assert g.dead
+    assert "failing_function" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+
+def test_exception_passes_unstarted_and_running_parents():
+    order = []
+
+    def middle():
+        try:
+            inner.switch()
+        except KeyError as exception:
+            order.append(exception.args)
+            raise
+
+    middle_greenlet = greenlet(middle)
+
+    def fail():
+        raise KeyError("inner")
+
+    inner = greenlet(fail, parent=middle_greenlet)
+    with pytest.raises(KeyError):
+        middle_greenlet.switch()
+    assert order == [("inner",)]
+
+
+def test_throw_raises_at_the_suspended_switch():
+    def run():
+        try:
+            getcurrent().parent.switch()
+        except ValueError as exception:
+            return exception
+
+    g = greenlet(run)
+    g.switch()
+    thrown = ValueError("thrown")
+    assert g.throw(thrown) is thrown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((ValueError,), ("ValueError", ())),
+        ((ValueError, "text"), ("ValueError", ("text",))),
+        ((ValueError, ValueError("instance")), ("ValueError", ("instance",))),
+        ((ValueError("instance"),), ("ValueError", ("instance",))),
+        ((ValueError, None, None), ("ValueError", ())),
+    ],
+)
+def test_throw_accepts_class_instance_and_arguments(arguments, expected):
+    def run():
+        try:
+            getcurrent().parent.switch()
+        except Exception as exception:
+            return type(exception).__name__, exception.args
+
+    g = greenlet(run)
+    g.switch()
+    assert g.throw(*arguments) == expected
+
+
+def test_throw_keeps_the_given_traceback():
+    def origin_function():
+        raise ValueError
+
+    def run():
+        getcurrent().parent.switch()
+
+    try:
+        origin_function()
+    except ValueError as exception:
+        origin = exception
+    g = greenlet(run)
+    g.switch()
+    with pytest.raises(ValueError) as caught:
+        g.throw(ValueError, origin, origin.__traceback__)
+    assert "origin_function" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+
+@pytest.mark.parametrize("arguments", [(42,), ("text",), (None,), (object,), (ValueError("x"), "y")])
+def test_throw_refuses_what_is_no_exception(arguments):
+    g = greenlet(lambda: None)
+    with pytest.raises(TypeError):
+        g.throw(*arguments)
+    assert not g.dead
+
+
+def test_throw_without_arguments_ends_a_greenlet_by_greenlet_exit():
+    seen = []
+
+    def run():
+        try:
+            getcurrent().parent.switch()
+        except GreenletExit:
+            seen.append("exit")
+            raise
+
+    g = greenlet(run)
+    g.switch()
+    result = g.throw()
+    assert isinstance(result, GreenletExit)
+    assert g.dead
+    assert seen == ["exit"]
+
+
+def test_greenlet_exit_is_a_base_exception_and_its_instance_the_result():
+    assert issubclass(GreenletExit, BaseException) and not issubclass(GreenletExit, Exception)
+    instance = GreenletExit("value")
+
+    def run():
+        raise instance
+
+    assert greenlet(run).switch() is instance
+
+
+def test_throw_into_an_unstarted_greenlet_kills_it_without_running_it():
+    ran = []
+    g = greenlet(ran.append)
+    with pytest.raises(ValueError, match="never ran"):
+        g.throw(ValueError("never ran"))
+    assert g.dead
+    assert ran == []
+    assert isinstance(greenlet(ran.append).throw(), GreenletExit)
+
+
+def test_throw_into_a_dead_greenlet_raises_in_the_parent():
+    g = greenlet(lambda: None)
+    g.switch()
+    with pytest.raises(ValueError, match="too late"):
+        g.throw(ValueError("too late"))
+    assert isinstance(g.throw(), GreenletExit)
+
+
+def test_throw_into_itself_raises_here():
+    with pytest.raises(ValueError, match="me"):
+        getcurrent().throw(ValueError("me"))
+
+
+def test_greenlet_may_catch_greenlet_exit_and_go_on():
+    def run():
+        try:
+            getcurrent().parent.switch("first")
+        except GreenletExit:
+            getcurrent().parent.switch("refuses")
+        return "end"
+
+    g = greenlet(run)
+    assert g.switch() == "first"
+    assert g.throw() == "refuses"
+    assert not g.dead
+    assert g.switch() == "end"
+
+
+def test_exc_info_is_of_each_greenlet():
+    main = getcurrent()
+
+    def run():
+        assert sys.exc_info() == (None, None, None)
+        try:
+            raise ValueError("in greenlet")
+        except ValueError:
+            main.switch()
+            assert isinstance(sys.exc_info()[1], ValueError)
+        main.switch()
+        assert sys.exc_info() == (None, None, None)
+
+    g = greenlet(run)
+    try:
+        raise KeyError("in main")
+    except KeyError:
+        g.switch()
+        assert isinstance(sys.exc_info()[1], KeyError)
+    assert sys.exc_info() == (None, None, None)
+    g.switch()
+    assert sys.exc_info() == (None, None, None)
+    try:
+        raise IndexError
+    except IndexError:
+        g.switch()
+        assert isinstance(sys.exc_info()[1], IndexError)
+    assert g.dead
+
+
+def test_exc_info_in_a_generator_survives_switches():
+    main = getcurrent()
+
+    def produce():
+        try:
+            raise ValueError("in generator")
+        except ValueError as exception:
+            main.switch()
+            yield sys.exc_info()[1] is exception
+        yield sys.exc_info()[1] is None
+
+    g = greenlet(lambda: list(produce()))
+    g.switch()
+    try:
+        raise KeyError
+    except KeyError:
+        assert g.switch() == [True, True]
+        assert isinstance(sys.exc_info()[1], KeyError)
+
+
+def test_bare_raise_after_switches_raises_the_own_exception():
+    main = getcurrent()
+
+    def run(exception):
+        try:
+            raise exception
+        except Exception:
+            main.switch()
+            raise
+
+    a, b = greenlet(run), greenlet(run)
+    a.switch(ValueError("a"))
+    b.switch(KeyError("b"))
+    with pytest.raises(ValueError, match="a"):
+        a.switch()
+    with pytest.raises(KeyError, match="b"):
+        b.switch()
+
+
+def test_exception_context_comes_from_the_own_greenlet_alone():
+    def run():
+        raise ValueError("inner")
+
+    try:
+        raise KeyError("outer")
+    except KeyError:
+        try:
+            greenlet(run).switch()
+        except ValueError as exception:
+            caught = exception
+    assert caught.__context__ is None
+
+
+def test_finally_and_with_blocks_run_when_killed():
+    order = []
+
+    @contextlib.contextmanager
+    def resource():
+        try:
+            yield
+        finally:
+            order.append("with")
+
+    def run():
+        try:
+            with resource():
+                getcurrent().parent.switch()
+        finally:
+            order.append("finally")
+
+    g = greenlet(run)
+    g.switch()
+    g.throw()
+    assert order == ["with", "finally"]
+
+
+def test_killed_when_its_last_reference_goes():
+    order = []
+
+    def run():
+        try:
+            getcurrent().parent.switch()
+        except GreenletExit:
+            order.append("exit")
+
+    g = greenlet(run)
+    g.switch()
+    del g
+    gc.collect()
+    assert order == ["exit"]
+
+
+# -- frames and tracing -----------------------------------------------------------------------------------
+
+
+def test_gr_frame_shows_the_suspended_frame_only():
+    def inner_function():
+        getcurrent().parent.switch()
+
+    def run():
+        inner_function()
+
+    g = greenlet(run)
+    assert g.gr_frame is None
+    g.switch()
+    frame = g.gr_frame
+    assert frame.f_code.co_name == "inner_function"
+    assert frame.f_back.f_code.co_name == "run"
+    assert frame.f_back.f_back is None
+    names = [entry.name for entry in traceback.extract_stack(frame)]
+    assert names == ["run", "inner_function"]
+    g.switch()
+    assert g.gr_frame is None
+    assert frame.f_code.co_name == "inner_function"
+
+
+def test_gr_frame_of_the_current_greenlet_is_none():
+    assert getcurrent().gr_frame is None
+    assert greenlet(lambda: getcurrent().gr_frame).switch() is None
+
+
+def test_stack_inside_a_greenlet_starts_at_its_run():
+    def run():
+        return [entry.name for entry in traceback.extract_stack()]
+
+    assert greenlet(run).switch() == ["run"]
+
+
+def test_gr_frame_after_deep_c_recursion_is_walkable():
+    def key(number):
+        getcurrent().parent.switch()
+        return number
+
+    def run():
+        sorted([1], key=key)
+
+    g = greenlet(run)
+    g.switch()
+    assert [frame.name for frame in traceback.extract_stack(g.gr_frame)] == ["run", "key"]
+    g.switch()
+
+
+@pytest.fixture
+def tracer():
+    """Install a greenlet trace function that records; give the record."""
+    events = []
+
+    def trace(event, arguments):
+        events.append((event, arguments))
+
+    before = lowlevel.settrace(trace)
+    yield events
+    lowlevel.settrace(before)
+
+
+def test_settrace_sees_switches_and_throws(tracer):
+    main = getcurrent()
+    g = greenlet(lambda: main.switch())
+    tracer.clear()
+    g.switch()
+    with pytest.raises(ValueError):
+        g.throw(ValueError)
+    lowlevel.settrace(None)
+    assert tracer == [
+        ("switch", (main, g)),
+        ("switch", (g, main)),
+        ("throw", (main, g)),
+        ("throw", (g, main)),
+    ]
+    tracer.clear()
+
+
+def test_settrace_returns_the_previous_function():
+    def first(event, arguments):
+        pass
+
+    before = lowlevel.settrace(first)
+    try:
+        assert lowlevel.gettrace() is first
+        assert lowlevel.settrace(None) is first
+        assert lowlevel.gettrace() is None
+    finally:
+        lowlevel.settrace(before)
+
+
+def test_exception_in_the_trace_function_raises_and_ends_tracing():
+    def trace(event, arguments):
+        raise RuntimeError("in trace")
+
+    before = lowlevel.gettrace()
+    g = greenlet(lambda: None)
+    lowlevel.settrace(trace)
+    try:
+        with pytest.raises(RuntimeError, match="in trace"):
+            g.switch()
+        assert lowlevel.gettrace() is None
+    finally:
+        lowlevel.settrace(before)
+
+
+def test_sys_settrace_follows_python_calls_inside_a_greenlet():
+    called = []
+
+    def trace(frame, event, argument):
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    def traced_function():
+        getcurrent().parent.switch()
+
+    g = greenlet(lambda: traced_function())
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        g.switch()
+        g.switch()
+    finally:
+        sys.settrace(before)
+    assert "traced_function" in called
+
+
+# -- threads ----------------------------------------------------------------------------------------------
+
+
+def test_switch_to_a_greenlet_of_another_thread_is_an_error():
+    created = []
+    created_event, done_event = threading.Event(), threading.Event()
+
+    def thread():
+        g = greenlet(lambda: getcurrent().parent.switch())
+        g.switch()
+        created.append(g)
+        created_event.set()
+        done_event.wait()
+        g.switch()
+        created.clear()
+
+    worker = threading.Thread(target=thread)
+    worker.start()
+    created_event.wait()
+    with pytest.raises(lowlevel.error):
+        created[0].switch()
+    done_event.set()
+    worker.join()
+
+
+# -- garbage ----------------------------------------------------------------------------------------------
+
+
+def test_unstarted_greenlet_in_a_cycle_is_collected():
+    class Run:
+        def __call__(self):
+            pass
+
+    run = Run()
+    run.greenlet = greenlet(run)
+    reference = weakref.ref(run)
+    del run
+    gc.collect()
+    assert reference() is None
+
+
+def test_dead_greenlet_in_a_cycle_is_collected():
+    def run():
+        pass
+
+    g = greenlet(run)
+    g.myself = g
+    g.switch()
+    reference = weakref.ref(g)
+    del g
+    gc.collect()
+    assert reference() is None
+
+
+def test_locals_of_a_suspended_greenlet_survive_collections():
+    class Thing:
+        pass
+
+    def run():
+        thing = Thing()
+        reference = weakref.ref(thing)
+        cycle = [thing]
+        cycle.append(cycle)
+        getcurrent().parent.switch(reference)
+        return thing is reference()
+
+    greenlets = [greenlet(run) for _ in range(500)]
+    references = [g.switch() for g in greenlets]
+    gc.collect()
+    assert all(reference() is not None for reference in references)
+    assert all(g.switch() for g in greenlets)
+    gc.collect()
+    assert all(reference() is None for reference in references)
+
+
+def test_collection_inside_a_greenlet_while_others_are_suspended():
+    def run():
+        garbage = []
+        for _ in range(20):
+            cycle = []
+            cycle.append(cycle)
+            garbage.append(len(cycle))
+            getcurrent().parent.switch()
+        gc.collect()
+        return sum(garbage)
+
+    greenlets = [greenlet(run) for _ in range(50)]
+    for _ in range(20):
+        for g in greenlets:
+            g.switch()
+    assert [g.switch() for g in greenlets] == [20] * 50
+
+
+def test_objects_end_in_order_when_a_greenlet_returns():
+    order = []
+
+    class Thing:
+        def __init__(self, name):
+            self.name = name
+
+        def __del__(self):
+            order.append(self.name)
+
+    def run():
+        thing = Thing("local")
+        getcurrent().parent.switch()
+        return thing.name
+
+    g = greenlet(run)
+    g.switch()
+    assert order == []
+    g.switch()
+    gc.collect()
+    assert order == ["local"]
+
+
+# -- gevent's side ----------------------------------------------------------------------------------------
+
+
+def test_gevent_greenlets_and_hub_are_greenlets():
+    assert gevent.getcurrent is getcurrent or gevent.getcurrent() is getcurrent()
+    assert issubclass(gevent.Greenlet, greenlet)
+    assert isinstance(gevent.get_hub(), greenlet)
+    assert gevent.GreenletExit is GreenletExit
+
+
+def test_raw_greenlet_with_the_hub_as_parent_can_sleep():
+    order = []
+
+    def run():
+        order.append("before")
+        gevent.sleep(0)
+        order.append("after")
+
+    g = greenlet(run, parent=gevent.get_hub())
+    gevent.get_hub().loop.run_callback(g.switch)
+    while not g.dead:
+        gevent.sleep(0)
+    assert order == ["before", "after"]
+
+
+def test_import_of_greenlet_gives_the_same_world():
+    module = pytest.importorskip("greenlet")
+    assert module.getcurrent() is gevent.getcurrent()
+    assert gevent.spawn(lambda: module.getcurrent() is gevent.getcurrent()).get()
