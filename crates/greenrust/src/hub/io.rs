@@ -392,7 +392,7 @@ impl Io {
                 let _ = self.level_poller.deregister(borrow(place as RawFd));
                 continue;
             };
-            let mut watchers: Vec<(Rc<dyn Fn(Interest)>, Interest)> = Vec::new();
+            let mut watchers = Vec::new();
             let mut woken = Vec::new();
             for (key, (interest, sink)) in &level.waits {
                 let ready = Interest {
@@ -407,7 +407,7 @@ impl Io {
                         waker.unpark();
                         woken.push(key);
                     }
-                    Sink::Watcher(watcher) => watchers.push((watcher.clone(), ready)),
+                    Sink::Watcher(watcher) => watchers.push((Rc::clone(watcher), ready)),
                 }
             }
             for key in woken {

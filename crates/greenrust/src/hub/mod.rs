@@ -286,7 +286,7 @@ impl Hub {
             self.turn.set(turn - 1);
             match item {
                 Item::Resume(waker) => {
-                    if waker.greenlet.is_due(waker.ticket) {
+                    if waker.greenlet.take_turn(waker.ticket) {
                         return Some(waker.greenlet);
                     }
                 }
@@ -426,7 +426,7 @@ impl Hub {
     pub fn park(&self, waker: &Waker) -> Wake {
         let running = &waker.greenlet;
         if running.has_interrupt() && waker.is_waiting() {
-            running.end_park(false);
+            running.end_park();
             return Wake::Interrupted;
         }
         let next = self.next();
@@ -434,8 +434,7 @@ impl Hub {
             self.transfer(&next);
         }
         // A raw transfer leaves the run queue's entry (if any) behind; its ticket is void from here on.
-        let due = next.is(running) || running.is_due(waker.ticket);
-        running.end_park(due)
+        running.end_park()
     }
 
     /// As [`Hub::park`], but no longer than until `deadline`. With `keep_alive` the timer keeps the loop alive.
@@ -458,7 +457,7 @@ impl Hub {
         let waker = self.begin_park(WaitingFor::Turn)?;
         if waker.greenlet.has_interrupt() {
             // Else a greenlet that only ever yields would never be interrupted.
-            waker.greenlet.end_park(false);
+            waker.greenlet.end_park();
             return Ok(Wake::Interrupted);
         }
         waker.unpark();
@@ -674,7 +673,7 @@ impl Hub {
         let key = match self.add_level(descriptor, interest, Sink::Waker(waker.clone())) {
             Ok(key) => key,
             Err(error) => {
-                waker.greenlet.end_park(false);
+                waker.greenlet.end_park();
                 return Ok(Err(error));
             }
         };

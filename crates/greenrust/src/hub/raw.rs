@@ -90,6 +90,8 @@ enum Parking {
     In,
     /// Parked, and in the run queue.
     Woken,
+    /// Taken from the run queue: it goes on now. A greenlet that goes on without this was transferred to by the host.
+    Due,
 }
 
 pub(super) struct Inner {
@@ -189,6 +191,7 @@ impl RawGreenlet {
         let ticket = self.0.ticket.get().wrapping_add(1);
         self.0.ticket.set(ticket);
         self.0.parking.set(Parking::In);
+        self.0.wake.set(Wake::Foreign);
         self.0.waiting_for.set(waiting_for);
         Waker {
             greenlet: self.clone(),
@@ -198,20 +201,24 @@ impl RawGreenlet {
 
     /// Ends a park in the greenlet itself and returns why it ended.
     #[inline]
-    pub(super) fn end_park(&self, resumed: bool) -> Wake {
-        let woken = self.0.parking.replace(Parking::Out) == Parking::Woken;
+    pub(super) fn end_park(&self) -> Wake {
+        let is_due = self.0.parking.replace(Parking::Out) == Parking::Due;
         self.0.waiting_for.set(WaitingFor::Nothing);
-        if woken && resumed {
+        if is_due {
             self.0.wake.get()
         } else {
             Wake::Foreign
         }
     }
 
-    /// Says whether the run queue's entry of the given ticket is still meant.
+    /// Says whether the run queue's entry of the given ticket is still meant; then the greenlet is to go on now.
     #[inline]
-    pub(super) fn is_due(&self, ticket: u32) -> bool {
-        self.0.ticket.get() == ticket && self.0.parking.get() == Parking::Woken
+    pub(super) fn take_turn(&self, ticket: u32) -> bool {
+        let is_meant = self.0.ticket.get() == ticket && self.0.parking.get() == Parking::Woken;
+        if is_meant {
+            self.0.parking.set(Parking::Due);
+        }
+        is_meant
     }
 
     /// Throws an interrupt into the greenlet: at once if it is parked, else at its next park.
@@ -299,6 +306,13 @@ impl Waker {
     /// Says whether the park has not ended.
     pub fn is_waiting(&self) -> bool {
         self.greenlet.0.ticket.get() == self.ticket && self.greenlet.0.parking.get() == Parking::In
+    }
+
+    /// Says whether the park was ended by [`Waker::unpark`], even if the host then transferred to the greenlet before its
+    /// turn came, so that the park itself says [`Wake::Foreign`]. Valid until the greenlet's next park begins.
+    #[inline]
+    pub fn was_unparked(&self) -> bool {
+        self.greenlet.0.ticket.get() == self.ticket && self.greenlet.0.wake.get() == Wake::Unparked
     }
 
     /// Returns the parked greenlet.

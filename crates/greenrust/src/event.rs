@@ -1,0 +1,147 @@
+//! Events: a flag that greenlets wait for, and a value that arrives once.
+//!
+//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed.
+
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::clock::Instant;
+use crate::hub::WaitingFor;
+use crate::wait_queue::{WaitError, WaitQueue};
+
+/// A flag; greenlets wait until it is set.
+#[derive(Debug, Default)]
+pub struct Event {
+    is_set: Cell<bool>,
+    waiters: WaitQueue,
+}
+
+impl Event {
+    /// Creates an event that is not set.
+    pub const fn new() -> Self {
+        Self {
+            is_set: Cell::new(false),
+            waiters: WaitQueue::new(),
+        }
+    }
+
+    /// Says whether the event is set.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.is_set.get()
+    }
+
+    /// Returns how many greenlets wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Sets the event and wakes who waits for it: they go on even if it is cleared before their turn comes. Does not
+    /// switch.
+    #[inline]
+    pub fn set(&self) {
+        self.is_set.set(true);
+        self.waiters.wake_all();
+    }
+
+    /// Clears the event: whoever waits from now on waits for the next [`Event::set`].
+    #[inline]
+    pub fn clear(&self) {
+        self.is_set.set(false);
+    }
+
+    /// Waits until the event is set, or until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`].
+    ///
+    /// # Switches
+    ///
+    /// Only if the event is not set.
+    #[inline]
+    pub fn wait_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
+        if self.is_set.get() {
+            return Ok(());
+        }
+        let address = std::ptr::from_ref(self) as usize;
+        self.waiters
+            .wait(WaitingFor::Object("Event", address), deadline)
+            .map_err(|abandoned| abandoned.error)
+    }
+}
+
+/// A value that arrives once, or anew; greenlets wait for it. What it means, a result or an error, is `T`'s affair.
+#[derive(Debug)]
+pub struct AsyncResult<T> {
+    value: RefCell<Option<Rc<T>>>,
+    waiters: WaitQueue,
+}
+
+impl<T> Default for AsyncResult<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> AsyncResult<T> {
+    /// Creates a result without a value.
+    pub const fn new() -> Self {
+        Self {
+            value: RefCell::new(None),
+            waiters: WaitQueue::new(),
+        }
+    }
+
+    /// Says whether there is a value.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.value.borrow().is_some()
+    }
+
+    /// Returns the value, if there is one. Does not switch.
+    #[inline]
+    pub fn peek(&self) -> Option<Rc<T>> {
+        self.value.borrow().clone()
+    }
+
+    /// Returns how many greenlets wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Stores a value, wakes who waits for it, and returns the value that it replaces. Does not switch.
+    pub fn set(&self, value: T) -> Option<Rc<T>> {
+        let previous = self.value.replace(Some(Rc::new(value)));
+        self.waiters.wake_all();
+        previous
+    }
+
+    /// Waits for the value until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`].
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no value.
+    pub fn get_core(&self, deadline: Option<Instant>) -> Result<Rc<T>, WaitError> {
+        loop {
+            if let Some(value) = self.peek() {
+                return Ok(value);
+            }
+            let address = std::ptr::from_ref(self) as usize;
+            self.waiters
+                .wait(WaitingFor::Object("AsyncResult", address), deadline)
+                .map_err(|abandoned| abandoned.error)?;
+        }
+    }
+
+    /// Takes the value back, as if none had arrived.
+    pub fn take(&self) -> Option<Rc<T>> {
+        self.value.take()
+    }
+}

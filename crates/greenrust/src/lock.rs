@@ -1,0 +1,317 @@
+//! Semaphores and locks between greenlets.
+//!
+//! A permit that is released while somebody waits is *handed over*: it goes to the first waiter without ever being
+//! free, so nobody who comes later can take it first. Invariant: while a permit is free, nobody waits.
+//!
+//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed.
+
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use crate::clock::Instant;
+use crate::hub::{Hub, RawGreenlet, WaitingFor};
+use crate::wait_queue::{WaitError, WaitQueue};
+
+/// A counter of permits; first come, first served.
+#[derive(Debug)]
+pub struct Semaphore {
+    permits: Cell<usize>,
+    waiters: WaitQueue,
+}
+
+impl Semaphore {
+    /// Creates a semaphore with so many permits.
+    pub const fn new(permits: usize) -> Self {
+        Self {
+            permits: Cell::new(permits),
+            waiters: WaitQueue::new(),
+        }
+    }
+
+    /// Returns how many permits are free.
+    #[inline]
+    pub fn permits(&self) -> usize {
+        self.permits.get()
+    }
+
+    /// Says whether no permit is free.
+    #[inline]
+    pub fn is_locked(&self) -> bool {
+        self.permits.get() == 0
+    }
+
+    /// Returns how many greenlets wait for a permit.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Takes a permit if one is free. Does not switch.
+    #[inline]
+    pub fn try_acquire_core(&self) -> bool {
+        let permits = self.permits.get();
+        if permits == 0 {
+            return false;
+        }
+        self.permits.set(permits - 1);
+        true
+    }
+
+    /// Takes a permit; waits for one until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]: no permit was taken, and none is lost.
+    ///
+    /// # Switches
+    ///
+    /// Only if no permit is free.
+    #[inline]
+    pub fn acquire_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
+        if self.try_acquire_core() {
+            return Ok(());
+        }
+        self.wait_for_permit("Semaphore", deadline)
+    }
+
+    fn wait_for_permit(
+        &self,
+        kind: &'static str,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
+        let address = std::ptr::from_ref(self) as usize;
+        self.waiters
+            .wait(WaitingFor::Object(kind, address), deadline)
+            .map_err(|abandoned| {
+                if abandoned.was_woken {
+                    self.release();
+                }
+                abandoned.error
+            })
+    }
+
+    /// Gives a permit back: to the first waiter, else to whoever comes next. Returns whether somebody waited for it.
+    /// Does not switch.
+    #[inline]
+    pub fn release(&self) -> bool {
+        if !self.waiters.is_empty() && self.waiters.wake_one() {
+            return true;
+        }
+        self.permits.set(self.permits.get() + 1);
+        false
+    }
+}
+
+/// A permit was given back that nobody had taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyReleases;
+
+impl fmt::Display for TooManyReleases {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("released more often than acquired")
+    }
+}
+
+impl std::error::Error for TooManyReleases {}
+
+/// A semaphore that never has more permits than it began with.
+#[derive(Debug)]
+pub struct BoundedSemaphore {
+    semaphore: Semaphore,
+    initial: usize,
+}
+
+impl BoundedSemaphore {
+    /// Creates a semaphore with so many permits.
+    pub const fn new(permits: usize) -> Self {
+        Self {
+            semaphore: Semaphore::new(permits),
+            initial: permits,
+        }
+    }
+
+    /// Returns the semaphore, for everything but a release.
+    #[inline]
+    pub fn semaphore(&self) -> &Semaphore {
+        &self.semaphore
+    }
+
+    /// Gives a permit back, as [`Semaphore::release`].
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyReleases`] when all permits are free already; nothing changes.
+    #[inline]
+    pub fn release(&self) -> Result<bool, TooManyReleases> {
+        if self.semaphore.permits() >= self.initial {
+            return Err(TooManyReleases);
+        }
+        Ok(self.semaphore.release())
+    }
+}
+
+/// A greenlet tried to release a lock that it does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotOwner;
+
+impl fmt::Display for NotOwner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the running greenlet does not hold the lock")
+    }
+}
+
+impl std::error::Error for NotOwner {}
+
+/// A lock that its owner, a greenlet, can take again.
+#[derive(Debug)]
+pub struct RLock {
+    lock: Semaphore,
+    /// The handle keeps the owner's identity from being reused, should it end with the lock held.
+    owner: RefCell<Option<RawGreenlet>>,
+    count: Cell<usize>,
+}
+
+impl Default for RLock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RLock {
+    /// Creates a free lock.
+    pub const fn new() -> Self {
+        Self {
+            lock: Semaphore::new(1),
+            owner: RefCell::new(None),
+            count: Cell::new(0),
+        }
+    }
+
+    /// Says whether the running greenlet holds the lock.
+    #[inline]
+    pub fn is_owned(&self) -> bool {
+        self.owner
+            .borrow()
+            .as_ref()
+            .is_some_and(|owner| Hub::current().is_running(owner))
+    }
+
+    /// Returns the greenlet that holds the lock.
+    pub fn owner(&self) -> Option<RawGreenlet> {
+        self.owner.borrow().clone()
+    }
+
+    /// Returns how many times the owner has taken the lock; 0 if it is free.
+    pub fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Says whether anybody holds the lock, or is about to: it may have been handed over to a greenlet that has not run
+    /// since.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_locked()
+    }
+
+    /// Takes the lock if it is free or the running greenlet's. Does not switch.
+    #[inline]
+    pub fn try_acquire_core(&self) -> bool {
+        if self.is_owned() {
+            self.count.set(self.count.get() + 1);
+            return true;
+        }
+        if self.lock.try_acquire_core() {
+            self.own(1);
+            return true;
+        }
+        false
+    }
+
+    /// Takes the lock; waits for it until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]: the lock was not taken.
+    ///
+    /// # Switches
+    ///
+    /// Only if another greenlet holds the lock.
+    #[inline]
+    pub fn acquire_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
+        if self.try_acquire_core() {
+            return Ok(());
+        }
+        self.lock.wait_for_permit("RLock", deadline)?;
+        self.own(1);
+        Ok(())
+    }
+
+    fn own(&self, count: usize) {
+        let previous = self.owner.replace(Some(Hub::current().running()));
+        debug_assert!(previous.is_none());
+        self.count.set(count);
+    }
+
+    /// Undoes one acquisition of the running greenlet; with the last one the lock goes to the first waiter.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwner`]; nothing changes.
+    #[inline]
+    pub fn release(&self) -> Result<(), NotOwner> {
+        if !self.is_owned() {
+            return Err(NotOwner);
+        }
+        let count = self.count.get() - 1;
+        self.count.set(count);
+        if count == 0 {
+            self.give_up();
+        }
+        Ok(())
+    }
+
+    /// Undoes all acquisitions of the running greenlet, as a condition variable does before it waits, and returns how
+    /// many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwner`]; nothing changes.
+    pub fn release_all(&self) -> Result<usize, NotOwner> {
+        if !self.is_owned() {
+            return Err(NotOwner);
+        }
+        let count = self.count.replace(0);
+        self.give_up();
+        Ok(count)
+    }
+
+    /// Takes the lock as often as [`RLock::release_all`] had released it.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]: the lock was not taken.
+    pub fn acquire_all_core(
+        &self,
+        count: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
+        self.acquire_core(deadline)?;
+        self.count.set(self.count.get() - 1 + count);
+        Ok(())
+    }
+
+    fn give_up(&self) {
+        let owner = self.owner.take();
+        self.lock.release();
+        drop(owner);
+    }
+
+    /// Makes the lock free, whoever holds it: for the child of a fork, where the other threads' greenlets are gone.
+    pub fn reset(&self) {
+        self.owner.take();
+        self.count.set(0);
+        if self.lock.is_locked() {
+            self.lock.release();
+        }
+    }
+}
