@@ -1,0 +1,86 @@
+"""Greenlets: threads that cost little and switch only where they wait.
+
+The top level has what most programs use: `spawn` and `joinall`, `sleep`, `Timeout`. The rest is in the submodules, of
+which `gevent.monkey` makes the standard library wait by switching.
+"""
+import sys
+import warnings
+from typing import NamedTuple
+
+from gevent import lowlevel
+from gevent._config import config
+from gevent._greenrust import (
+    Greenlet,
+    GreenletExit,
+    get_hub,
+    getcurrent,
+    joinall,
+    sleep,
+    spawn_raw,
+)
+from gevent._greenrust import __version__ as greenrust_version
+from gevent.greenlet import killall
+from gevent.hub import idle, iwait, kill, reinit, wait
+from gevent.hub import signal as signal_handler
+from gevent.os import fork
+from gevent.timeout import Timeout, with_timeout
+
+__all__ = [
+    "Greenlet",
+    "GreenletExit",
+    "Timeout",
+    "config",
+    "fork",
+    "get_hub",
+    "getcurrent",
+    "getswitchinterval",
+    "idle",
+    "iwait",
+    "joinall",
+    "kill",
+    "killall",
+    "reinit",
+    "setswitchinterval",
+    "signal_handler",
+    "sleep",
+    "spawn",
+    "spawn_later",
+    "spawn_raw",
+    "wait",
+    "with_timeout",
+]
+
+#: The release of gevent whose interface this is; programs compare it.
+__version__ = "26.9.0"
+
+
+class _VersionInfo(NamedTuple):
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str
+    serial: int
+
+
+version_info = _VersionInfo(26, 9, 0, "final", 0)
+
+spawn = Greenlet.spawn
+spawn_later = Greenlet.spawn_later
+getswitchinterval = sys.getswitchinterval
+setswitchinterval = sys.setswitchinterval
+
+
+def _register_lowlevel() -> None:
+    """Make `import greenlet` mean the greenlets that are switched here."""
+    present = sys.modules.setdefault("greenlet", lowlevel)
+    if present is not lowlevel:
+        warnings.warn(
+            f"the module greenlet of {getattr(present, '__file__', 'unknown origin')} was imported before gevent: "
+            "code that uses it will not see gevent's greenlets. Import gevent first, or import gevent.lowlevel "
+            "instead of greenlet.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+_register_lowlevel()

@@ -1,0 +1,20 @@
+"""The greenlet class itself, under the names of the module `greenlet` on PyPI.
+
+Importing `gevent` also makes this module importable as `greenlet`, so that code which uses greenlets directly sees the
+greenlets that gevent switches. `gevent.Greenlet` is a subclass of `greenlet.greenlet`.
+
+Not offered: the C interface (`_C_API`); extensions compiled against `greenlet.h` do not work here.
+"""
+from gevent._greenrust import GreenletExit, error, getcurrent, gettrace, greenlet, settrace
+
+__all__ = ["GreenletExit", "error", "getcurrent", "gettrace", "greenlet", "settrace"]
+
+#: The release of PyPI's greenlet whose interface this module has; programs compare it.
+__version__ = "3.5.6"
+
+#: The garbage collector can look into suspended greenlets.
+GREENLET_USE_GC = True
+#: `settrace` works.
+GREENLET_USE_TRACING = True
+#: Each greenlet has a `contextvars.Context` of its own.
+GREENLET_USE_CONTEXT_VARS = True
