@@ -3,6 +3,7 @@
 Each case makes a call that blocks for ever and says how to prove afterwards that nothing is lost: no item gone, no
 permit leaked, no stale waiter that swallows the next wake-up.
 """
+import _thread
 import contextlib
 import gc
 import weakref
@@ -147,7 +148,7 @@ def rlock_acquire():
     held = gevent.spawn(lock.acquire)
     held.join()
     yield lock.acquire
-    assert lock.locked() if hasattr(lock, "locked") else True
+    assert lock.locked()
     other = gevent.spawn(lock.acquire)
     gevent.sleep(0)
     assert not other.ready()
@@ -433,7 +434,7 @@ def wait_write():
 @case
 def thread_pool_result():
     pool = ThreadPool(1)
-    gate = __import__("_thread").allocate_lock()
+    gate = _thread.allocate_lock()
     gate.acquire()
     result = pool.spawn(gate.acquire)
     try:
@@ -449,14 +450,9 @@ class Interrupted(Exception):
     """What the tests throw."""
 
 
-def prepare(name):
-    """Give the context manager of case `name`; gevent's deliberate leftovers end with it."""
-    return CASES[name]()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_kill_ends_the_call_and_leaves_the_object_usable(name):
-    with prepare(name) as call:
+    with CASES[name]() as call:
         blocked = gevent.spawn(call)
         gevent.sleep(0)
         gevent.sleep(0)
@@ -474,7 +470,7 @@ def test_kill_ends_the_call_and_leaves_the_object_usable(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_kill_with_an_exception_raises_it_at_the_call(name):
-    with prepare(name) as call:
+    with CASES[name]() as call:
         def run():
             try:
                 call()
@@ -491,7 +487,7 @@ def test_kill_with_an_exception_raises_it_at_the_call(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_timeout_ends_the_call_and_leaves_the_object_usable(name):
-    with prepare(name) as call:
+    with CASES[name]() as call:
         def run():
             with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.005) as timeout:
                 call()
@@ -503,7 +499,7 @@ def test_timeout_ends_the_call_and_leaves_the_object_usable(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_timeout_at_the_main_greenlet_ends_the_call(name):
-    with prepare(name) as call:
+    with CASES[name]() as call:
         with pytest.raises(Interrupted), gevent.Timeout(0.005, Interrupted):
             call()
 

@@ -1,0 +1,165 @@
+"""The hub: one a thread, who waits for what, Waiter, joining and destroying."""
+import threading
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.exceptions import BlockingSwitchOutError, LoopExit
+from gevent.hub import Waiter, get_hub
+from implementation import run_script
+
+
+def test_hub_is_one_and_the_same_in_a_thread():
+    assert get_hub() is get_hub() is gevent.spawn(get_hub).get()
+    assert get_hub().thread_ident == threading.get_ident()
+
+
+def test_each_thread_has_its_own_hub():
+    hubs = []
+
+    def run():
+        hubs.append(get_hub())
+        get_hub().destroy()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert hubs[0] is not get_hub()
+
+
+def test_loop_exit_is_raised_when_nothing_can_wake_the_waiter():
+    run_script("""
+        import gevent, pytest
+        from gevent.event import Event
+        from gevent.exceptions import LoopExit
+        with pytest.raises(LoopExit) as caught:
+            Event().wait()
+        assert caught.value.hub is gevent.get_hub()
+        # The hub can be used again.
+        assert gevent.spawn(lambda: gevent.sleep(0.001) or 5).get() == 5
+        with pytest.raises(LoopExit):
+            gevent.spawn(Event().wait).join()
+    """)
+
+
+@pytest.mark.ours_only("the real message does not name the waiting greenlets")
+def test_loop_exit_lists_who_waits_for_what():
+    completed = run_script("""
+        import gevent
+        from gevent.event import Event
+        from gevent.lock import Semaphore
+        from gevent.queue import Queue
+
+        blocked = [gevent.spawn(Event().wait), gevent.spawn(Queue().get), gevent.spawn(Semaphore(0).acquire)]
+        for name, g in zip(("for-event", "for-queue", "for-semaphore"), blocked):
+            g.name = name
+        try:
+            gevent.joinall(blocked)
+        except gevent.hub.LoopExit as exit:
+            print(exit)
+    """)
+    lines = completed.stdout.splitlines()
+    for name, kind in (("for-event", "Event"), ("for-queue", "Queue"), ("for-semaphore", "Semaphore")):
+        assert any(name in line and kind in line for line in lines), (name, completed.stdout)
+
+
+def test_blocking_call_in_the_hub_is_refused(errors):
+    called = []
+
+    def callback():
+        called.append(1)
+        gevent.sleep(0.001)
+
+    get_hub().loop.run_callback(callback)
+    gevent.sleep(0.005)
+    assert called == [1]
+    assert BlockingSwitchOutError.__name__ in errors.getvalue()
+
+
+def test_hub_join_runs_until_nothing_is_left():
+    order = []
+    gevent.spawn_later(0.001, order.append, 1)
+    assert get_hub().join() is True
+    assert order == [1]
+
+
+def test_timers_without_reference_do_not_keep_the_hub_running():
+    sleeper = gevent.spawn(gevent.sleep, 1000, ref=False)
+    assert get_hub().join(timeout=5) is True
+    sleeper.kill()
+
+
+def test_hub_can_be_destroyed_and_made_anew():
+    run_script("""
+        import gevent
+        hub = gevent.get_hub()
+        gevent.spawn(gevent.sleep, 0).join()
+        hub.destroy(destroy_loop=True)
+        repr(hub)
+        assert gevent.get_hub() is not hub
+        assert gevent.spawn(lambda: 5).get() == 5
+    """)
+
+
+def test_waiter_hands_over_one_value():
+    waiter = Waiter()
+    assert not waiter.ready()
+    get_hub().loop.run_callback(waiter.switch, "value")
+    assert waiter.get() == "value"
+
+
+def test_waiter_keeps_a_value_that_came_early():
+    waiter = Waiter()
+    waiter.switch("early")
+    assert waiter.ready() and waiter.successful()
+    assert waiter.get() == "early"
+    waiter.clear()
+    assert not waiter.ready()
+
+
+def test_waiter_throws():
+    waiter = Waiter()
+    get_hub().loop.run_callback(waiter.throw, KeyError("thrown"))
+    with pytest.raises(KeyError, match="thrown"):
+        waiter.get()
+
+
+def test_wait_on_a_watcher_returns_when_it_fires():
+    with get_hub().loop.timer(0.001) as timer:
+        get_hub().wait(timer)
+
+
+def test_cancel_wait_throws_in_the_waiter():
+    a, b = gevent.socket.socketpair()
+    with a, b:
+        watcher = get_hub().loop.io(a.fileno(), 1)
+        waiter = gevent.spawn(get_hub().wait, watcher)
+        gevent.sleep(0)
+        get_hub().cancel_wait(watcher, OSError(9, "cancelled"))
+        with pytest.raises(OSError, match="cancelled"):
+            waiter.get(timeout=1)
+        watcher.close()
+
+
+def test_unhandled_error_goes_to_handle_error(monkeypatch):
+    handled = []
+
+    def handle_error(context, kind, value, traceback):
+        handled.append((context, kind))
+
+    monkeypatch.setattr(get_hub(), "handle_error", handle_error, raising=False)
+    g = gevent.spawn(lambda: 1 / 0)
+    g.join()
+    assert handled == [(g, ZeroDivisionError)]
+
+
+def test_greenlets_continue_in_the_hub_while_main_waits():
+    gate = Event()
+    order = []
+    gevent.spawn(lambda: (order.append("a"), gevent.sleep(0), order.append("b"), gate.set()))
+    gate.wait()
+    assert order == ["a", "b"]
+
+
+def test_loop_exit_is_an_exception():
+    assert issubclass(LoopExit, Exception)

@@ -1,0 +1,176 @@
+"""The loop interface: watchers and callbacks."""
+import os
+import signal
+import threading
+
+import gevent
+import pytest
+from gevent.hub import get_hub
+
+
+@pytest.fixture
+def loop():
+    return get_hub().loop
+
+
+def test_callbacks_run_in_order_before_the_next_greenlet(loop):
+    order = []
+    for number in range(5):
+        loop.run_callback(order.append, number)
+    gevent.sleep(0)
+    assert order == list(range(5))
+
+
+def test_stopped_callback_does_not_run(loop):
+    order = []
+    callback = loop.run_callback(order.append, 1)
+    assert callback.pending
+    callback.stop()
+    gevent.sleep(0)
+    assert order == [] and not callback.pending
+
+
+def test_callback_from_another_thread_wakes_the_loop(loop):
+    done = gevent.event.Event()
+    thread = threading.Thread(target=lambda: loop.run_callback_threadsafe(done.set))
+    with gevent.Timeout(5):
+        gevent.sleep(0.001)
+        thread.start()
+        assert done.wait(5)
+    thread.join()
+
+
+def test_timer_fires_once_and_repeats_when_asked(loop):
+    order = []
+    with loop.timer(0.001) as once, loop.timer(0.001, 0.001) as repeated:
+        once.start(order.append, "once")
+        repeated.start(order.append, "repeated")
+        while order.count("repeated") < 3:
+            gevent.sleep(0.001)
+        assert not once.active and repeated.active
+        repeated.stop()
+        assert not repeated.active
+    assert order.count("once") == 1
+
+
+def test_negative_repeat_is_refused(loop):
+    with pytest.raises(ValueError):
+        loop.timer(1, -1)
+
+
+def test_io_watcher_fires_when_readable(loop):
+    a, b = gevent.socket.socketpair()
+    events = []
+    with a, b, loop.io(a.fileno(), 1) as watcher:
+        watcher.start(events.append, "readable")
+        gevent.sleep(0.001)
+        assert events == []
+        b.sendall(b"x")
+        gevent.sleep(0.005)
+        assert events and set(events) == {"readable"}
+        watcher.stop()
+
+
+def test_io_watcher_is_level_triggered(loop):
+    a, b = gevent.socket.socketpair()
+    events = []
+    with a, b, loop.io(a.fileno(), 1) as watcher:
+        b.sendall(b"x")
+        watcher.start(events.append, 1)
+        while len(events) < 3:
+            gevent.sleep(0.001)
+        watcher.stop()
+
+
+def test_two_watchers_of_one_descriptor(loop):
+    a, b = gevent.socket.socketpair()
+    events = []
+    with a, b, loop.io(a.fileno(), 1) as reader, loop.io(a.fileno(), 2) as writer:
+        reader.start(events.append, "read")
+        writer.start(lambda: (events.append("write"), writer.stop()))
+        gevent.sleep(0.005)
+        assert events == ["write"]
+        b.sendall(b"x")
+        gevent.sleep(0.005)
+        assert "read" in events
+        reader.stop()
+
+
+def test_async_watcher_fires_when_sent_from_a_thread(loop):
+    events = gevent.event.Event()
+    with loop.async_() as watcher:
+        watcher.start(events.set)
+        thread = threading.Thread(target=watcher.send)
+        thread.start()
+        assert events.wait(5)
+        thread.join()
+        watcher.stop()
+
+
+def test_prepare_and_check_run_each_round(loop):
+    order = []
+    with loop.prepare() as prepare, loop.check() as check:
+        prepare.start(order.append, "prepare")
+        check.start(order.append, "check")
+        gevent.sleep(0.002)
+        gevent.sleep(0.002)
+        prepare.stop()
+        check.stop()
+    first = order.index("prepare")
+    assert order[first : first + 2] == ["prepare", "check"]
+
+
+def test_idle_watcher_fires(loop):
+    done = gevent.event.Event()
+    with loop.idle() as idle:
+        idle.start(done.set)
+        assert done.wait(5)
+        idle.stop()
+
+
+def test_signal_watcher_and_signal_handler(loop):
+    order = gevent.queue.Queue()
+    handler = gevent.signal_handler(signal.SIGUSR1, order.put, "handled")
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert order.get(timeout=5) == "handled"
+    finally:
+        handler.cancel()
+
+
+def test_child_watcher_tells_the_status(loop):
+    pid = gevent.fork()
+    if not pid:
+        os._exit(3)
+    done = gevent.event.Event()
+    with loop.child(pid) as child:
+        child.start(done.set)
+        assert done.wait(5)
+        assert child.rpid == pid
+        assert os.waitstatus_to_exitcode(child.rstatus) == 3
+        child.stop()
+
+
+def test_now_advances(loop):
+    before = loop.now()
+    gevent.sleep(0.002)
+    loop.update_now()
+    assert loop.now() > before
+
+
+def test_watcher_without_reference_lets_the_loop_end(loop):
+    timer = loop.timer(1000, ref=False)
+    timer.start(int)
+    assert get_hub().join(timeout=5) is True
+    timer.stop()
+    timer.close()
+
+
+def test_error_in_a_callback_is_printed_and_the_others_run(loop, errors):
+    order = []
+    loop.run_callback(lambda: 1 / 0)
+    loop.run_callback(order.append, 1)
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert order == [1]
+    assert "ZeroDivisionError" in errors.getvalue()
