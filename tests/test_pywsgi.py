@@ -1,0 +1,439 @@
+"""pywsgi.WSGIServer, over raw sockets so that every byte is seen."""
+import io
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.event import Event
+from gevent.pywsgi import WSGIServer
+
+
+def hello(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+class Errors(io.StringIO):
+    """What the server logs as errors."""
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(application, **options):
+        options.setdefault("log", None)
+        options.setdefault("error_log", Errors())
+        server = WSGIServer(("127.0.0.1", 0), application, **options)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(timeout=1)
+
+
+class Client:
+    """One HTTP/1.1 connection that reads answers by their framing."""
+
+    def __init__(self, server):
+        self.sock = socket.create_connection(("127.0.0.1", server.server_port), timeout=5)
+        self.file = self.sock.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.file.close()
+        self.sock.close()
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def answer(self, head_only=False):
+        """Return (status code, {header: value}, body) of the next answer."""
+        status = self.file.readline().split(b" ", 2)
+        assert status[0] in (b"HTTP/1.1", b"HTTP/1.0"), status
+        headers = {}
+        for line in iter(self.file.readline, b"\r\n"):
+            assert line, "the connection was closed within the head"
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        if head_only:
+            body = b""
+        elif headers.get("transfer-encoding") == "chunked":
+            chunks = []
+            while size := int(self.file.readline(), 16):
+                chunks.append(self.file.read(size))
+                assert self.file.read(2) == b"\r\n"
+            assert self.file.readline() == b"\r\n"
+            body = b"".join(chunks)
+        elif "content-length" in headers:
+            body = self.file.read(int(headers["content-length"]))
+        else:
+            body = self.file.read()
+        return int(status[1]), headers, body
+
+    def get(self, path="/", headers=()):
+        lines = [f"GET {path} HTTP/1.1", "Host: test", *headers, "", ""]
+        self.send("\r\n".join(lines).encode("latin-1"))
+        return self.answer()
+
+    def at_end(self):
+        return self.file.read() == b""
+
+
+def test_answers_with_date_length_and_body(serve):
+    with Client(serve(hello)) as client:
+        status, headers, body = client.get()
+    assert (status, body) == (200, b"hello")
+    assert headers["content-type"] == "text/plain"
+    assert headers["content-length"] == "5"
+    assert headers["date"].endswith("GMT")
+
+
+def test_connection_is_kept_alive(serve):
+    with Client(serve(hello)) as client:
+        for _ in range(5):
+            assert client.get()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_head", "closes"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", True),
+        (b"GET / HTTP/1.0\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", False),
+    ],
+)
+def test_connection_closes_as_the_request_says(serve, request_head, closes):
+    with Client(serve(hello)) as client:
+        client.send(request_head)
+        assert client.answer()[0] == 200
+        if closes:
+            assert client.at_end()
+        else:
+            assert client.get()[0] == 200
+
+
+def test_pipelined_requests_are_answered_in_order(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["PATH_INFO"].encode()]
+
+    with Client(serve(application)) as client:
+        client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: t\r\n\r\n" % number for number in range(5)))
+        assert [client.answer()[2] for _ in range(5)] == [b"/%d" % number for number in range(5)]
+
+
+def test_request_in_single_bytes(serve):
+    with Client(serve(hello)) as client:
+        for byte in b"GET / HTTP/1.1\r\nHost: t\r\n\r\n":
+            client.send(bytes([byte]))
+            gevent.sleep(0)
+        assert client.answer()[0] == 200
+
+
+def test_environ_has_what_pep_3333_asks_for(serve):
+    seen = {}
+
+    def application(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [])
+        return []
+
+    server = serve(application)
+    with Client(server) as client:
+        client.get("/a%20b/%E6%97%A5?x=1&y=%20", ["X-Custom: v1", "X-Custom: v2", "Content-Type: text/x"])
+    assert seen["REQUEST_METHOD"] == "GET"
+    assert seen["SCRIPT_NAME"] == ""
+    # WSGI paths are bytes in latin-1 (PEP 3333, "Unicode Issues").
+    assert seen["PATH_INFO"].encode("latin-1").decode("utf-8") == "/a b/日"
+    assert seen["QUERY_STRING"] == "x=1&y=%20"
+    assert seen["HTTP_HOST"] == "test"
+    assert seen["HTTP_X_CUSTOM"] == "v1,v2"
+    assert seen["CONTENT_TYPE"] == "text/x" and "HTTP_CONTENT_TYPE" not in seen
+    assert seen["SERVER_PROTOCOL"] == "HTTP/1.1"
+    assert seen["SERVER_PORT"] == str(server.server_port)
+    assert seen["REMOTE_ADDR"] == "127.0.0.1"
+    assert seen["wsgi.version"] == (1, 0)
+    assert seen["wsgi.url_scheme"] == "http"
+    assert seen["wsgi.multithread"] is False and seen["wsgi.run_once"] is False
+
+
+def test_headers_with_underscores_are_dropped(serve):
+    seen = {}
+
+    def application(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [])
+        return []
+
+    with Client(serve(application)) as client:
+        client.get("/", ["X_Forged: 1"])
+    assert "HTTP_X_FORGED" not in seen
+
+
+def read_body(environ, start_response):
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [body]
+
+
+def test_body_by_content_length_and_by_chunks(serve):
+    with Client(serve(read_body)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbody")
+        assert client.answer()[2] == b"body"
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n"
+        )
+        assert client.answer()[2] == b"abcdefg"
+        assert client.get()[2] == b""
+
+
+def test_unread_body_does_not_become_the_next_request(serve):
+    with Client(serve(hello)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbody")
+        assert client.answer()[0] == 200
+        assert client.get()[0] == 200
+
+
+def test_input_reads_lines(serve):
+    def application(environ, start_response):
+        lines = environ["wsgi.input"].readlines()
+        start_response("200 OK", [])
+        return [repr(lines).encode()]
+
+    with Client(serve(application)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 8\r\n\r\nab\ncd\nef")
+        assert client.answer()[2] == repr([b"ab\n", b"cd\n", b"ef"]).encode()
+
+
+def test_expected_continue_is_sent_when_the_body_is_read(serve):
+    with Client(serve(read_body)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        assert client.file.readline().startswith(b"HTTP/1.1 100")
+        while client.file.readline() != b"\r\n":
+            pass
+        client.send(b"body")
+        assert client.answer()[2] == b"body"
+
+
+def test_iterator_without_length_is_chunked(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        for number in range(3):
+            gevent.sleep(0)
+            yield b"%d" % number
+
+    with Client(serve(application)) as client:
+        _, headers, body = client.get()
+        assert headers["transfer-encoding"] == "chunked" and body == b"012"
+        assert client.get()[2] == b"012"
+
+
+def test_http_1_0_is_never_answered_in_chunks(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+        yield b"b"
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        _, headers, body = client.answer()
+        assert "transfer-encoding" not in headers and body == b"ab"
+
+
+def test_write_callable(serve):
+    def application(environ, start_response):
+        write = start_response("200 OK", [("Content-Length", "6")])
+        write(b"abc")
+        return [b"def"]
+
+    with Client(serve(application)) as client:
+        assert client.get()[2] == b"abcdef"
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_answers_without_body_have_none(serve, status):
+    def application(environ, start_response):
+        start_response(status, [])
+        return []
+
+    with Client(serve(application)) as client:
+        for _ in range(2):
+            client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            code, headers, _ = client.answer(head_only=True)
+            assert code == int(status[:3])
+            assert "transfer-encoding" not in headers
+
+
+def head(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [b"hello"]
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        head,
+        # RFC 9110, 9.3.2: the server must not send content in the answer to HEAD.
+        pytest.param(hello, marks=pytest.mark.ours_only("the real server sends what the application returns")),
+    ],
+)
+def test_head_has_no_body(serve, application):
+    with Client(serve(application)) as client:
+        client.send(b"HEAD / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        assert client.answer(head_only=True)[0] == 200
+        assert client.at_end()
+
+
+def test_close_of_the_iterable_is_called(serve):
+    closed = Event()
+
+    class Body(list):
+        def close(self):
+            closed.set()
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return Body([b"x"])
+
+    with Client(serve(application)) as client:
+        client.get()
+    assert closed.wait(5)
+
+
+def test_failing_application_gives_500_and_the_server_goes_on(serve, errors):
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/fail":
+            raise KeyError("in application")
+        return hello(environ, start_response)
+
+    server = serve(application)
+    with Client(server) as client:
+        assert client.get("/fail")[0] == 500
+    with Client(server) as client:
+        assert client.get()[0] == 200
+    assert "in application" in errors.getvalue() + server.error_log.getvalue()
+
+
+def test_start_response_with_exc_info_replaces_the_status(serve):
+    def application(environ, start_response):
+        import sys
+
+        start_response("200 OK", [])
+        try:
+            raise KeyError
+        except KeyError:
+            start_response("503 Busy", [], sys.exc_info())
+        return [b"busy"]
+
+    with Client(serve(application)) as client:
+        assert client.get()[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9.9\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: t\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: t\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(150)) + b"\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n", 400),
+    ],
+)
+def test_bad_request_is_refused_and_the_connection_closed(serve, data, status):
+    server = serve(read_body)
+    with Client(server) as client:
+        client.send(data)
+        assert client.answer()[0] == status
+        assert client.at_end()
+    with Client(server) as client:
+        assert client.get()[0] == 200
+
+
+@pytest.mark.ours_only("the real server lets some ambiguous framings pass")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 4\r\nContent-Length: 5\r\n",
+        b"Content-Length: +4\r\n",
+        b"Content-Length : 4\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"X-A: 1\r\n folded: 2\r\n",
+    ],
+)
+def test_ambiguous_framing_is_refused(serve, headers):
+    with Client(serve(read_body)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\n" + headers + b"\r\nbody")
+        assert client.answer()[0] in (400, 501)
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("headers", [[("X-A", "a\r\nX-Injected: 1")], [("X-A\n", "a")]])
+def test_header_injection_is_refused(serve, errors, headers):
+    def application(environ, start_response):
+        start_response("200 OK", headers)
+        return [b""]
+
+    with Client(serve(application)) as client:
+        status, answered, _ = client.get()
+    assert status == 500 and "x-injected" not in answered
+
+
+def test_slow_application_does_not_stop_the_others(serve):
+    gate = Event()
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            gate.wait()
+        return hello(environ, start_response)
+
+    server = serve(application)
+    with Client(server) as slow, Client(server) as quick:
+        slow.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
+        gevent.sleep(0.001)
+        assert quick.get()[0] == 200
+        gate.set()
+        assert slow.answer()[0] == 200
+
+
+def test_client_that_goes_away_does_no_harm(serve, errors):
+    server = serve(hello)
+    for data in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: t\r\n", b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as sock:
+            sock.sendall(data)
+    with Client(server) as client:
+        assert client.get()[0] == 200
+
+
+def test_access_log_has_one_line_a_request(serve):
+    log = io.StringIO()
+    with Client(serve(hello, log=log)) as client:
+        client.get("/path")
+        client.get("/other")
+    gevent.sleep(0.001)
+    first, second = log.getvalue().splitlines()
+    assert first.startswith("127.0.0.1 - - [") and '"GET /path HTTP/1.1" 200' in first
+    assert '"GET /other HTTP/1.1" 200' in second
+
+
+def test_subclass_of_the_handler_is_used(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    class Handler(WSGIHandler):
+        def get_environ(self):
+            environ = super().get_environ()
+            environ["mine"] = "yes"
+            return environ
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["mine"].encode()]
+
+    with Client(serve(application, handler_class=Handler)) as client:
+        assert client.get()[2] == b"yes"

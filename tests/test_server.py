@@ -1,0 +1,136 @@
+"""StreamServer."""
+import gevent
+import pytest
+from gevent import socket
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+
+def echo(connection, address):
+    for data in iter(lambda: connection.recv(1024), b""):
+        connection.sendall(data)
+
+
+@pytest.fixture
+def serve():
+    """Return a function that starts a StreamServer on a free port; all are stopped at the end."""
+    servers = []
+
+    def start(handle, **options):
+        server = StreamServer(("127.0.0.1", 0), handle, **options)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def ask(server, data):
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(1024), b""))
+
+
+def test_answers_many_clients(serve):
+    server = serve(echo)
+    assert server.started and server.server_port > 0
+    jobs = [gevent.spawn(ask, server, b"%d" % number) for number in range(20)]
+    assert [job.get(timeout=5) for job in jobs] == [b"%d" % number for number in range(20)]
+
+
+def test_address_is_known_after_the_start(serve):
+    server = serve(echo)
+    assert server.address == ("127.0.0.1", server.server_port)
+    assert server.server_host == "127.0.0.1"
+
+
+def test_connection_is_closed_when_its_handler_returns(serve):
+    server = serve(lambda connection, address: connection.sendall(b"bye"))
+    with socket.create_connection(server.address, timeout=5) as client:
+        assert client.recv(10) == b"bye"
+        assert client.recv(10) == b""
+
+
+def test_failing_handler_is_printed_and_the_server_goes_on(serve, errors):
+    def handle(connection, address):
+        if connection.recv(10) == b"fail":
+            raise KeyError("in handler")
+        connection.sendall(b"fine")
+
+    server = serve(handle)
+    assert ask(server, b"fail") == b""
+    assert ask(server, b"other") == b"fine"
+    assert "in handler" in errors.getvalue()
+
+
+def test_pool_limits_the_connections(serve):
+    gate, running, most = Event(), [], []
+
+    def handle(connection, address):
+        running.append(1)
+        most.append(len(running))
+        gate.wait()
+        running.pop()
+
+    server = serve(handle, spawn=Pool(2))
+    jobs = [gevent.spawn(ask, server, b"") for _ in range(6)]
+    gevent.sleep(0.01)
+    assert len(running) == 2
+    gate.set()
+    gevent.joinall(jobs, timeout=5)
+    assert max(most) == 2 and len(most) == 6
+
+
+def test_stop_refuses_new_connections(serve):
+    server = serve(echo)
+    address = server.address
+    server.stop()
+    assert not server.started
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=5)
+
+
+def test_stop_ends_the_connections_of_its_pool(serve):
+    handlers = []
+
+    def handle(connection, address):
+        handlers.append(gevent.getcurrent())
+        gevent.sleep(1000)
+
+    server = serve(handle, spawn=Pool(5))
+    with socket.create_connection(server.address, timeout=5):
+        while not handlers:
+            gevent.sleep(0.001)
+        server.stop(timeout=0.001)
+        assert handlers[0].dead
+
+
+def test_serve_forever_returns_after_stop():
+    server = StreamServer(("127.0.0.1", 0), echo)
+    serving = gevent.spawn(server.serve_forever)
+    gevent.sleep(0.001)
+    assert ask(server, b"x") == b"x"
+    server.stop()
+    serving.get(timeout=5)
+
+
+def test_listening_socket_can_be_given():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = StreamServer(listener, echo)
+        server.start()
+        assert ask(server, b"x") == b"x"
+        server.stop()
+
+
+def test_address_in_use_is_an_error(serve):
+    server = serve(echo)
+    other = StreamServer(server.address, echo, reuse_addr=0)
+    with pytest.raises(OSError):
+        other.start()
+    other.stop()
