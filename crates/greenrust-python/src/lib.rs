@@ -1,1 +1,72 @@
+//! `gevent._greenrust`: the Python face of the greenrust runtime. Glue only: what blocks, schedules or decides is the
+//! runtime's.
 
+mod exceptions;
+mod gil;
+mod greenlet;
+mod host;
+mod hub;
+mod loop_;
+mod lowlevel;
+mod spawn_tree;
+mod thread_state;
+mod timeout;
+
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+/// Sets the size of the stacks of greenlets that are made from now on, in bytes, guard included.
+///
+/// Raises ValueError, naming the limits, for a size out of range.
+#[pyfunction]
+fn set_stack_size(size: usize) -> PyResult<()> {
+    greenrust::stack::set_stack_size(size).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))
+}
+
+/// The size of the stacks of new greenlets, in bytes, guard included.
+#[pyfunction]
+fn get_stack_size() -> usize {
+    greenrust::stack::stack_size()
+}
+
+#[pymodule]
+fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    thread_state::initialize()?;
+    greenrust::stack::set_host_area(thread_state::FRAME_AREA);
+    lowlevel::install_finalizer(
+        &PyType::new::<lowlevel::PyGreenlet>(py),
+        &lowlevel::GREENLET_DEALLOC,
+        lowlevel::greenlet_dealloc,
+    );
+    lowlevel::install_finalizer(
+        &PyType::new::<greenlet::PyGeventGreenlet>(py),
+        &greenlet::GEVENT_GREENLET_DEALLOC,
+        greenlet::gevent_greenlet_dealloc,
+    );
+    module.add("error", py.get_type::<exceptions::GreenletError>())?;
+    module.add("GreenletExit", py.get_type::<exceptions::GreenletExit>())?;
+    module.add_class::<lowlevel::PyGreenlet>()?;
+    module.add_class::<greenlet::PyGeventGreenlet>()?;
+    module.add_class::<hub::PyHub>()?;
+    module.add_class::<loop_::PyLoop>()?;
+    module.add_class::<timeout::PyTimeout>()?;
+    for function in [
+        wrap_pyfunction!(set_stack_size, module)?,
+        wrap_pyfunction!(get_stack_size, module)?,
+        wrap_pyfunction!(lowlevel::getcurrent, module)?,
+        wrap_pyfunction!(lowlevel::settrace, module)?,
+        wrap_pyfunction!(lowlevel::gettrace, module)?,
+        wrap_pyfunction!(hub::get_hub, module)?,
+        wrap_pyfunction!(hub::get_hub_if_exists, module)?,
+        wrap_pyfunction!(hub::set_hub, module)?,
+        wrap_pyfunction!(hub::set_default_hub_class, module)?,
+        wrap_pyfunction!(hub::sleep, module)?,
+        wrap_pyfunction!(greenlet::spawn_raw, module)?,
+        wrap_pyfunction!(greenlet::join_greenlets, module)?,
+        wrap_pyfunction!(greenlet::set_track_greenlet_tree, module)?,
+    ] {
+        module.add_function(function)?;
+    }
+    Ok(())
+}

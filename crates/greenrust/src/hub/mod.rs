@@ -103,11 +103,16 @@ pub struct Hub {
     polling: Cell<bool>,
     stopping: Cell<bool>,
     error: RefCell<Option<std::io::Error>>,
+    /// How many greenlets of this hub exist, the root among them: they refer to it.
+    greenlets: Cell<usize>,
+    is_hosted: Cell<bool>,
+    is_closed: Cell<bool>,
+    orphaned: Cell<bool>,
 }
 
 thread_local! {
     static HUB: Cell<*const Hub> = const { Cell::new(std::ptr::null()) };
-    static OWNED: RefCell<Option<Box<Hub>>> = const { RefCell::new(None) };
+    static OWNED: RefCell<Option<Owner>> = const { RefCell::new(None) };
 }
 
 impl Hub {
@@ -157,11 +162,15 @@ impl Hub {
             polling: Cell::new(false),
             stopping: Cell::new(false),
             error: RefCell::new(None),
+            greenlets: Cell::new(1),
+            is_hosted: Cell::new(false),
+            is_closed: Cell::new(false),
+            orphaned: Cell::new(false),
         });
         hub.current.set(Rc::as_ptr(&hub.root.0));
-        let address: *const Hub = &*hub;
+        let address = Box::into_raw(hub);
         HUB.with(|cell| cell.set(address));
-        OWNED.with(|owned| *owned.borrow_mut() = Some(hub));
+        OWNED.with(|owned| *owned.borrow_mut() = Some(Owner(address)));
         fault::watch_thread(describe_overflow);
         // SAFETY: as in `current`.
         unsafe { &*address }
@@ -170,6 +179,34 @@ impl Hub {
     /// Puts the hub under a host. Call before anything parks.
     pub fn set_host(&self, host: &'static dyn Host) {
         self.host.set(host);
+        self.is_hosted.set(true);
+    }
+
+    /// Forgets all that was scheduled and gives the descriptors back. What is left of the hub can only be asked whether
+    /// a greenlet is its own; wake-ups do nothing.
+    pub fn close(&self) {
+        self.is_closed.set(true);
+        if let Some(remote) = self.remote.take() {
+            remote.close();
+        }
+        let forgotten = (
+            self.queue.take(),
+            self.timers.take(),
+            self.hub_greenlet.take(),
+            self.retired.take(),
+            self.inner_loop.take(),
+        );
+        drop(forgotten);
+    }
+
+    /// Frees an orphaned hub that no greenlet but its own root refers to.
+    fn free_if_last(&self) {
+        if self.orphaned.get() && self.greenlets.get() == 1 {
+            // The root, which refers to the hub, goes with it and must not free it again.
+            self.greenlets.set(0);
+            // SAFETY: made from a box; nothing refers to it any more.
+            drop(unsafe { Box::from_raw(std::ptr::from_ref(self).cast_mut()) });
+        }
     }
 
     /// Returns the hub's clock.
@@ -219,6 +256,9 @@ impl Hub {
     // -- the run queue ---------------------------------------------------------------------------------------
 
     fn push(&self, item: Item) {
+        if self.is_closed.get() {
+            return;
+        }
         self.queue.borrow_mut().push_back(item);
         // Another thread pushes under the host's lock, while this hub's thread waits for events.
         if self.polling.get()
@@ -913,12 +953,22 @@ fn describe_overflow(address: usize, buffer: &mut [u8]) -> Option<usize> {
         .then(|| hub.host.get().crash_name(&running, buffer))
 }
 
-impl Drop for Hub {
+/// The thread's own handle of its hub. Greenlets that outlive their thread (their objects may) keep the hub's memory.
+struct Owner(*mut Hub);
+
+impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(remote) = &*self.remote.borrow() {
-            remote.close();
+        // SAFETY: made from a box by `Hub::make`; freed here or by the last greenlet, never both.
+        unsafe {
+            HUB.with(|cell| cell.set(std::ptr::null()));
+            (*self.0).orphaned.set(true);
+            if (*self.0).is_hosted.get() && !(*self.0).is_closed.get() {
+                // The host's objects in it can't be dropped any more: the thread is past running its code.
+                return;
+            }
+            (*self.0).close();
+            (*self.0).free_if_last();
         }
-        HUB.with(|cell| cell.set(std::ptr::null()));
     }
 }
 

@@ -106,6 +106,18 @@ pub(super) struct Inner {
     host: Cell<*mut ()>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: a hub stays allocated while a greenlet refers to it.
+        let hub = unsafe { &*self.hub };
+        let left = hub.greenlets.get();
+        if left > 0 {
+            hub.greenlets.set(left - 1);
+            hub.free_if_last();
+        }
+    }
+}
+
 /// A greenlet without result, links or name: the unit that the hub schedules. Cloning gives another handle.
 #[derive(Clone)]
 pub struct RawGreenlet(pub(super) Rc<Inner>);
@@ -113,6 +125,7 @@ pub struct RawGreenlet(pub(super) Rc<Inner>);
 impl RawGreenlet {
     /// Creates a greenlet of the hub's thread that has not started.
     pub fn new(hub: &Hub, body: Box<dyn Body>) -> Self {
+        hub.greenlets.set(hub.greenlets.get() + 1);
         Self::with_context(hub, Context::new(), Some(body))
     }
 

@@ -1,0 +1,36 @@
+//! Interior state of Python objects, guarded by the GIL.
+//!
+//! PyO3 asks that a Python class be `Send + Sync`, as any OS thread may hold it. What the runtime is made of is neither.
+//! Under the GIL one thread at a time touches an object, and the GIL's hand-over orders their accesses, which is all
+//! that `Sync` asks for. The wrapper says so in one place.
+//!
+//! Rules for what is inside: no borrow (`RefCell`, reference into a `Cell`) is held where the GIL may be given up, which
+//! includes every call of Python code, every drop of a Python object, and every switch.
+
+use std::ops::Deref;
+
+/// A value that is only touched with the GIL held.
+#[derive(Default)]
+pub struct Gil<T>(T);
+
+// SAFETY: all code of this crate that reaches into a `Gil` runs with the GIL held: in methods called by Python, in the
+// host's callbacks, and in the hub, which gives up the GIL inside `Host::poll` only.
+unsafe impl<T> Send for Gil<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Gil<T> {}
+
+impl<T> Gil<T> {
+    /// Wraps a value.
+    pub const fn new(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T> Deref for Gil<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

@@ -1,0 +1,382 @@
+//! Python as the runtime's host: what happens around a switch and around a poll.
+//!
+//! ```text
+//!   leave(from)   thread state -> from.state
+//!   ── machine switch ──
+//!   arrive(to)    to.state -> thread state; `to` becomes the thread's current object; the trace function is told
+//! ```
+//!
+//! A switch carries a [`Payload`] through the thread's mailbox: the value or exception that the target's own `switch`
+//! call gives back. A greenlet that the hub resumes from a park finds the mailbox empty; if it finds something, somebody
+//! switched or threw to it by hand.
+
+use std::any::Any;
+use std::cell::Cell;
+
+use greenrust::hub::{Host, Hub, RawGreenlet, WaitingFor, Wake, Waker};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::hub as py_hub;
+use crate::lowlevel::PyGreenlet;
+use crate::thread_state::ThreadState;
+
+/// What a raw switch brings to its target.
+pub enum Payload {
+    /// `switch` returns this.
+    Value(Py<PyAny>),
+    /// `switch` raises this.
+    Throw(Box<PyErr>),
+    /// The arguments of a greenlet that starts.
+    Start(Py<PyTuple>, Option<Py<PyDict>>),
+}
+
+/// What the Python face keeps for each OS thread.
+pub struct Thread {
+    mailbox: Cell<Option<Payload>>,
+    /// The greenlet object that runs: an owned reference, or null before the thread's first use.
+    current: Cell<*mut ffi::PyObject>,
+    /// The thread's `gevent.hub.Hub`: an owned reference, or null.
+    pub hub: Cell<*mut ffi::PyObject>,
+    trace: Cell<Option<Py<PyAny>>>,
+    is_traced: Cell<bool>,
+    /// The list of the thread's greenlets that have begun and not ended.
+    first_active: Cell<*mut ffi::PyObject>,
+}
+
+thread_local! {
+    static THREAD: Thread = const {
+        Thread {
+            mailbox: Cell::new(None),
+            current: Cell::new(std::ptr::null_mut()),
+            hub: Cell::new(std::ptr::null_mut()),
+            trace: Cell::new(None),
+            is_traced: Cell::new(false),
+            first_active: Cell::new(std::ptr::null_mut()),
+        }
+    };
+}
+
+impl Thread {
+    /// Gives access to the calling thread's record.
+    #[inline]
+    pub fn with<R>(function: impl FnOnce(&Thread) -> R) -> R {
+        THREAD.with(function)
+    }
+}
+
+/// Puts a payload into the mailbox, for the greenlet that is transferred to next.
+#[inline]
+pub fn send(payload: Payload) {
+    THREAD.with(|thread| thread.mailbox.set(Some(payload)));
+}
+
+/// Takes what was sent to the greenlet that runs.
+#[inline]
+pub fn receive() -> Option<Payload> {
+    THREAD.with(|thread| thread.mailbox.take())
+}
+
+/// Returns the calling thread's runtime hub, with Python as its host and a greenlet object for the thread's own stack.
+#[inline]
+pub fn runtime(py: Python<'_>) -> &'static Hub {
+    let hub = Hub::current();
+    if THREAD.with(|thread| thread.current.get().is_null()) {
+        adopt_thread(py, hub);
+    }
+    hub
+}
+
+#[cold]
+fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
+    static HOST: PythonHost = PythonHost;
+    hub.set_host(&HOST);
+    let main = PyGreenlet::for_root(py, hub.root().clone());
+    hub.root().set_host(main.as_ptr().cast());
+    THREAD.with(|thread| thread.current.set(main.into_ptr()));
+    py_hub::end_with_thread(py);
+}
+
+/// Forgets the thread's greenlet object; the thread is about to end.
+pub fn abandon_thread() -> *mut ffi::PyObject {
+    THREAD.with(|thread| {
+        drop(thread.mailbox.take());
+        drop(thread.trace.take());
+        thread.current.replace(std::ptr::null_mut())
+    })
+}
+
+/// Returns the greenlet object that runs.
+#[inline]
+pub fn current(py: Python<'_>) -> Bound<'_, PyGreenlet> {
+    runtime(py);
+    // SAFETY: `runtime` has made sure that the pointer is an owned reference to a greenlet object.
+    unsafe {
+        Bound::from_borrowed_ptr(py, THREAD.with(|thread| thread.current.get())).cast_into_unchecked()
+    }
+}
+
+/// Sets the thread's trace function and returns the previous one.
+pub fn set_trace(py: Python<'_>, function: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+    runtime(py);
+    THREAD.with(|thread| {
+        thread.is_traced.set(function.is_some());
+        thread.trace.replace(function)
+    })
+}
+
+/// Returns the thread's trace function.
+pub fn trace(py: Python<'_>) -> Option<Py<PyAny>> {
+    THREAD.with(|thread| {
+        let function = thread.trace.take();
+        let copy = function.as_ref().map(|function| function.clone_ref(py));
+        thread.trace.set(function);
+        copy
+    })
+}
+
+/// Parks the running greenlet until `waker` is used or `deadline` passes.
+///
+/// Returns why it goes on, never [`Wake::Foreign`] or [`Wake::Interrupted`]: these are errors here, the exception that
+/// was thrown in, or `InvalidSwitchError` for a switch by hand.
+///
+/// # Errors
+///
+/// Whatever is thrown into the greenlet meanwhile: `GreenletExit`, `Timeout`, ...
+pub fn park(
+    py: Python<'_>,
+    hub: &Hub,
+    waker: &Waker,
+    deadline: Option<greenrust::clock::Instant>,
+    keep_alive: bool,
+) -> PyResult<Wake> {
+    // While it is parked nobody else needs to hold the object: its own stack does.
+    let _own = THREAD.with(|thread| {
+        // SAFETY: an owned reference, as in `current`.
+        unsafe { Bound::from_borrowed_ptr(py, thread.current.get()) }
+    });
+    let wake = match deadline {
+        None => hub.park(waker),
+        Some(deadline) => hub.park_until(waker, deadline, keep_alive),
+    };
+    settle(py, wake)
+}
+
+/// Turns the end of a park that the runtime did itself into a result: see [`park`].
+pub fn settle(py: Python<'_>, wake: Wake) -> PyResult<Wake> {
+    match wake {
+        Wake::Unparked | Wake::TimedOut | Wake::Closed => Ok(wake),
+        Wake::Foreign | Wake::Interrupted => match receive() {
+            Some(Payload::Throw(error)) => Err(*error),
+            Some(Payload::Value(value)) => Err(crate::exceptions::invalid_switch(py, &value)),
+            Some(Payload::Start(..)) | None => {
+                Err(PyRuntimeError::new_err("a parked greenlet was resumed without a reason"))
+            }
+        },
+    }
+}
+
+/// Begins a park: see [`Hub::begin_park`]. Makes the thread's hub if need be.
+///
+/// # Errors
+///
+/// `BlockingSwitchOutError` in the hub greenlet.
+#[inline]
+pub fn begin_park(py: Python<'_>, waiting_for: WaitingFor) -> PyResult<(&'static Hub, Waker)> {
+    let hub = py_hub::ensure(py)?;
+    match hub.begin_park(waiting_for) {
+        Ok(waker) => Ok((hub, waker)),
+        Err(_) => Err(crate::exceptions::blocking_switch_out(py)),
+    }
+}
+
+/// Python, as the runtime sees it.
+struct PythonHost;
+
+fn object(greenlet: &RawGreenlet) -> &PyGreenlet {
+    // SAFETY: the host pointer of every greenlet in this process is its greenlet object, set before it can run. The
+    // object is alive while the greenlet runs, is parked (its stack holds it) or is being switched to (the caller does).
+    unsafe {
+        let any: *mut ffi::PyObject = greenlet.host().cast();
+        PyGreenlet::from_pointer(any)
+    }
+}
+
+impl Host for PythonHost {
+    #[inline]
+    fn leave(&self, from: &RawGreenlet) {
+        object(from).state.save();
+    }
+
+    #[inline]
+    fn arrive(&self, to: &RawGreenlet) {
+        object(to).state.load();
+        become_current(to);
+    }
+
+    fn begin(&self, greenlet: &RawGreenlet) {
+        let stack = greenlet.stack().expect("it runs");
+        object(greenlet).state.begin(&stack);
+        enter_list(greenlet);
+        become_current(greenlet);
+    }
+
+    fn end(&self, greenlet: &RawGreenlet) {
+        leave_list(greenlet);
+        ThreadState::end();
+    }
+
+    fn poll(&self, wait: &mut dyn FnMut()) {
+        // SAFETY: the GIL is held, and is held again when the call returns; nothing of Python's is touched between.
+        unsafe {
+            let saved = ffi::PyEval_SaveThread();
+            wait();
+            ffi::PyEval_RestoreThread(saved);
+        }
+    }
+
+    fn before_poll(&self) -> bool {
+        py_hub::before_poll()
+    }
+
+    fn after_poll(&self) {
+        py_hub::after_poll();
+    }
+
+    fn idle(&self) -> bool {
+        py_hub::idle()
+    }
+
+    fn report(&self, panic: Box<dyn Any + Send>) {
+        // A panic is a defect of ours: say so, and go on.
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        eprintln!("greenrust: a callback of the hub panicked: {text}");
+    }
+
+    fn crash_name(&self, greenlet: &RawGreenlet, buffer: &mut [u8]) -> usize {
+        object(greenlet).crash_name(buffer)
+    }
+}
+
+/// Makes `to` the thread's current greenlet.
+#[inline]
+fn become_current(to: &RawGreenlet) {
+    let arrived: *mut ffi::PyObject = to.host().cast();
+    // SAFETY: the GIL is held; `object` says why the object is alive.
+    unsafe { ffi::Py_INCREF(arrived) };
+    let (left, needs_care) = THREAD.with(|thread| {
+        (thread.current.replace(arrived), thread.is_traced.get() || thread.hub.get() == arrived)
+    });
+    // SAFETY: `left` is the owned reference that `current` held.
+    if needs_care || unsafe { ffi::Py_REFCNT(left) } == 1 {
+        arrive_with_care(left, arrived);
+    } else {
+        // SAFETY: not the last reference, so nothing runs.
+        unsafe { ffi::Py_DECREF(left) };
+    }
+}
+
+/// An arrival at which Python code may run: the trace function, the hub's report of what was thrown into it, the end
+/// of a greenlet that nobody refers to any more.
+#[cold]
+fn arrive_with_care(left: *mut ffi::PyObject, arrived: *mut ffi::PyObject) {
+    // SAFETY: switches happen with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    // What is in flight must be neither lost nor seen by switches that such code makes.
+    let mut payload = receive();
+    // SAFETY: the owned reference that `current` held is given to `left`.
+    let left = unsafe { Bound::from_owned_ptr(py, left) };
+    let (is_traced, is_hub) = THREAD.with(|thread| (thread.is_traced.get(), thread.hub.get() == arrived));
+    if is_traced {
+        // SAFETY: alive: `become_current` has just taken a reference to it.
+        let arrived = unsafe { Bound::from_borrowed_ptr(py, arrived) };
+        payload = tell_trace(&left, &arrived, payload);
+    }
+    if is_hub {
+        payload = match payload {
+            Some(Payload::Throw(error)) => {
+                py_hub::handle_error(py, Some(&left), *error);
+                None
+            }
+            // The hub ignores values; the arguments of its own start are for its body.
+            Some(Payload::Value(_)) => None,
+            other => other,
+        };
+    }
+    drop(left);
+    THREAD.with(|thread| thread.mailbox.set(payload));
+}
+
+fn tell_trace(left: &Bound<'_, PyAny>, arrived: &Bound<'_, PyAny>, payload: Option<Payload>) -> Option<Payload> {
+    let py = left.py();
+    let Some(function) = trace(py) else { return payload };
+    let event = if matches!(payload, Some(Payload::Throw(_))) { "throw" } else { "switch" };
+    match function.call1(py, (event, (left, arrived))) {
+        Ok(_) => payload,
+        Err(error) => {
+            drop(set_trace(py, None));
+            Some(Payload::Throw(Box::new(error)))
+        }
+    }
+}
+
+// -- the greenlets that have begun and not ended, as a list through the objects -------------------------------------
+
+/// A greenlet object's place in its thread's list. The list owns no references.
+pub struct ListPlace {
+    previous: Cell<*mut ffi::PyObject>,
+    next: Cell<*mut ffi::PyObject>,
+}
+
+impl Default for ListPlace {
+    fn default() -> Self {
+        Self { previous: Cell::new(std::ptr::null_mut()), next: Cell::new(std::ptr::null_mut()) }
+    }
+}
+
+/// Enters the greenlet that begins into the list.
+fn enter_list(greenlet: &RawGreenlet) {
+    let this: *mut ffi::PyObject = greenlet.host().cast();
+    let first = THREAD.with(|thread| thread.first_active.replace(this));
+    object(greenlet).place.next.set(first);
+    object(greenlet).place.previous.set(std::ptr::null_mut());
+    if !first.is_null() {
+        // SAFETY: what stands in the list is alive: it leaves the list when it ends.
+        unsafe { PyGreenlet::from_pointer(first) }.place.previous.set(this);
+    }
+}
+
+/// Takes the greenlet that ends out of the list.
+fn leave_list(greenlet: &RawGreenlet) {
+    let place = &object(greenlet).place;
+    let (previous, next) = (place.previous.get(), place.next.get());
+    if previous.is_null() {
+        THREAD.with(|thread| thread.first_active.set(next));
+    } else {
+        // SAFETY: as in `enter_list`.
+        unsafe { PyGreenlet::from_pointer(previous) }.place.next.set(next);
+    }
+    if !next.is_null() {
+        // SAFETY: as in `enter_list`.
+        unsafe { PyGreenlet::from_pointer(next) }.place.previous.set(previous);
+    }
+}
+
+/// Returns the calling thread's greenlets that have begun and not ended, the latest first; not the thread's own.
+pub fn active_greenlets(py: Python<'_>) -> Vec<Bound<'_, PyGreenlet>> {
+    let mut found = Vec::new();
+    let mut place = THREAD.with(|thread| thread.first_active.get());
+    while !place.is_null() {
+        // SAFETY: as in `enter_list`; the type is known.
+        let greenlet: Bound<'_, PyGreenlet> = unsafe { Bound::from_borrowed_ptr(py, place).cast_into_unchecked() };
+        place = greenlet.get().place.next.get();
+        found.push(greenlet);
+    }
+    found
+}

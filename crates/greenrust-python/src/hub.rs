@@ -1,0 +1,366 @@
+//! The hub as a Python object: `gevent.hub.Hub`'s native base, one for each thread, and its part in the loop.
+//!
+//! The Python class adds what is rarely run: reports, the thread pool, the resolver. The loop itself is the runtime's.
+
+use std::cell::{Cell, RefCell};
+
+use greenrust::context::State;
+use greenrust::hub::{Hub, RunEnd, WaitingFor};
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use crate::exceptions::{self, GreenletExit};
+use crate::gil::Gil;
+use crate::host::{self, Payload, Thread};
+use crate::loop_;
+use crate::lowlevel::{self, PyGreenlet};
+use crate::thread_state;
+
+/// Native base of gevent.hub.Hub: the greenlet that runs a thread's event loop.
+#[pyclass(name = "Hub", module = "gevent._greenrust", extends = PyGreenlet, subclass, frozen)]
+pub struct PyHub {
+    thread_ident: u64,
+    loop_object: Gil<RefCell<Option<Py<loop_::PyLoop>>>>,
+    is_destroyed: Gil<Cell<bool>>,
+}
+
+static DEFAULT_CLASS: PyOnceLock<Gil<RefCell<Option<Py<PyType>>>>> = PyOnceLock::new();
+
+fn default_class(py: Python<'_>) -> PyResult<Py<PyType>> {
+    let slot = DEFAULT_CLASS.get_or_init(py, || Gil::new(RefCell::new(None)));
+    let known = slot.borrow().as_ref().map(|class| class.clone_ref(py));
+    match known {
+        Some(class) => Ok(class),
+        None => {
+            let class = py.import("gevent.hub")?.getattr("Hub")?.cast_into::<PyType>()?.unbind();
+            slot.replace(Some(class.clone_ref(py)));
+            Ok(class)
+        }
+    }
+}
+
+/// Makes sure that the thread has a hub, and returns the runtime's.
+#[inline]
+pub fn ensure(py: Python<'_>) -> PyResult<&'static Hub> {
+    let hub = host::runtime(py);
+    if Thread::with(|thread| thread.hub.get().is_null()) {
+        make(py)?;
+    }
+    Ok(hub)
+}
+
+#[cold]
+fn make(py: Python<'_>) -> PyResult<()> {
+    let object = default_class(py)?.bind(py).call0()?;
+    if Thread::with(|thread| thread.hub.get().is_null()) {
+        set_hub(py, Some(object.cast_into::<PyHub>()?))?;
+    }
+    Ok(())
+}
+
+/// Returns the thread's hub; makes it if there is none.
+#[pyfunction]
+pub fn get_hub(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    ensure(py)?;
+    Ok(get_hub_if_exists(py).expect("just made"))
+}
+
+/// Returns the thread's hub, or None.
+#[pyfunction]
+pub fn get_hub_if_exists(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: null or an owned reference.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, Thread::with(|thread| thread.hub.get())) }
+}
+
+/// Makes `hub` the thread's hub; None forgets the present one.
+#[pyfunction]
+#[pyo3(signature = (hub))]
+pub fn set_hub(py: Python<'_>, hub: Option<Bound<'_, PyHub>>) -> PyResult<()> {
+    let runtime = host::runtime(py);
+    let raw = hub.as_ref().map(|hub| hub.as_super().get().raw().clone());
+    if raw.as_ref().is_some_and(|raw| !std::ptr::eq(raw.hub(), runtime)) {
+        return Err(exceptions::invalid_thread_use(py, "this hub belongs to another thread"));
+    }
+    runtime.set_hub_greenlet(raw);
+    let old = Thread::with(|thread| thread.hub.replace(hub.map_or(std::ptr::null_mut(), |hub| hub.into_ptr())));
+    // SAFETY: null or the owned reference that the record held.
+    drop(unsafe { Bound::from_owned_ptr_or_opt(py, old) });
+    Ok(())
+}
+
+/// Sets the class of hubs that are made from now on.
+#[pyfunction]
+pub fn set_default_hub_class(py: Python<'_>, hub_class: Py<PyType>) {
+    let slot = DEFAULT_CLASS.get_or_init(py, || Gil::new(RefCell::new(None)));
+    let old = slot.replace(Some(hub_class));
+    drop(old);
+}
+
+#[pymethods]
+impl PyHub {
+    #[new]
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(
+        py: Python<'_>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<PyClassInitializer<Self>> {
+        let _ = (args, kwargs);
+        let runtime = host::runtime(py);
+        // SAFETY: `runtime` has given the root greenlet its object.
+        let root: Bound<'_, PyGreenlet> =
+            unsafe { Bound::from_borrowed_ptr(py, runtime.root().host().cast()).cast_into_unchecked() };
+        let greenlet = PyGreenlet::unstarted(py, None, Some(root.unbind()));
+        // SAFETY: plain calls.
+        let thread_ident = unsafe { ffi::PyThread_get_thread_ident() } as u64;
+        Ok(PyClassInitializer::from(greenlet).add_subclass(PyHub {
+            thread_ident,
+            loop_object: Gil::default(),
+            is_destroyed: Gil::default(),
+        }))
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __init__(
+        slf: &Bound<'_, Self>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        let _ = (args, kwargs);
+        let py = slf.py();
+        PyGreenlet::bind_object(slf.as_super());
+        if get_hub_if_exists(py).is_none() {
+            set_hub(py, Some(slf.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// The thread that the hub belongs to, as `threading.get_ident` gives it.
+    #[getter]
+    fn thread_ident(&self) -> u64 {
+        self.thread_ident
+    }
+
+    /// The hub's `loop`: watchers and callbacks.
+    #[getter(r#loop)]
+    fn loop_getter(&self, py: Python<'_>) -> PyResult<Option<Py<loop_::PyLoop>>> {
+        if self.is_destroyed.get() {
+            return Ok(None);
+        }
+        if let Some(existing) = &*self.loop_object.borrow() {
+            return Ok(Some(existing.clone_ref(py)));
+        }
+        let made = Py::new(py, loop_::PyLoop::for_thread(py))?;
+        self.loop_object.replace(Some(made.clone_ref(py)));
+        Ok(Some(made))
+    }
+
+    /// Ends the loop's use: what was scheduled is forgotten.
+    fn forget_loop(&self) {
+        self.is_destroyed.set(true);
+        drop(self.loop_object.take());
+    }
+
+    /// switch() -> what somebody switches back with
+    ///
+    /// Suspends the running greenlet and lets the loop go on.
+    fn switch(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let is_own = Thread::with(|thread| thread.hub.get() == slf.as_ptr());
+        if is_own {
+            if let Ok(hook) = host::current(py).getattr(pyo3::intern!(py, "switch_out")) {
+                hook.call0()?;
+            }
+            return lowlevel::switch_to_hub(py);
+        }
+        PyGreenlet::enter(slf.as_super(), Payload::Start(PyTuple::empty(py).unbind(), None))
+    }
+
+    /// Runs the loop until nothing is left that could wake anyone. Called in the hub greenlet.
+    fn run_loop(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let runtime = host::runtime(slf.py());
+        match runtime.run(false, false) {
+            RunEnd::Exhausted | RunEnd::Stopped | RunEnd::Ticked => {}
+        }
+        match runtime.take_error() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// One line for each greenlet of this thread that waits: who, and for what.
+    fn describe_waiters(&self, py: Python<'_>) -> PyResult<String> {
+        describe_waiters(py)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.loop_object.try_borrow() {
+            Ok(object) => visit.call(&*object),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Lists the greenlets of this thread that wait, with what they wait for.
+pub fn describe_waiters(py: Python<'_>) -> PyResult<String> {
+    let mut lines = Vec::new();
+    for greenlet in host::active_greenlets(py) {
+        let raw = greenlet.get().raw();
+        if Thread::with(|thread| thread.hub.get() == greenlet.as_ptr()) {
+            continue;
+        }
+        let reason = match raw.waiting_for() {
+            WaitingFor::Nothing => "a switch".to_owned(),
+            reason => reason.to_string(),
+        };
+        lines.push(format!("{} waits for {reason}", greenlet.repr()?));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Parks the running greenlet for a time. Returns when it is over; 0 gives every other ready greenlet a turn.
+///
+/// *seconds*: a float; a negative one returns after a turn, like 0. *ref*: whether the sleep keeps the loop alive.
+#[pyfunction]
+#[pyo3(signature = (seconds=0.0, r#ref=true))]
+pub fn sleep(py: Python<'_>, seconds: f64, r#ref: bool) -> PyResult<()> {
+    if seconds > 0.0 {
+        let (hub, waker) = host::begin_park(py, WaitingFor::Sleep)?;
+        let deadline = hub.clock().now().after(duration(seconds));
+        host::park(py, hub, &waker, Some(deadline), r#ref)?;
+    } else {
+        let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
+        waker.unpark();
+        host::park(py, hub, &waker, None, true)?;
+    }
+    Ok(())
+}
+
+/// Turns Python's seconds into a duration; negative is zero, too large or not a number is for ever.
+#[inline]
+pub fn duration(seconds: f64) -> std::time::Duration {
+    if seconds <= 0.0 {
+        return std::time::Duration::ZERO;
+    }
+    std::time::Duration::try_from_secs_f64(seconds).unwrap_or(std::time::Duration::MAX)
+}
+
+/// Hands an exception to the hub's `handle_error(context, type, value, traceback)`.
+pub fn handle_error(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, error: PyErr) {
+    let Some(hub) = get_hub_if_exists(py) else {
+        error.write_unraisable(py, context);
+        return;
+    };
+    let (kind, value, traceback) = (error.get_type(py), error.value(py).clone(), error.traceback(py));
+    let result = hub.call_method1(pyo3::intern!(py, "handle_error"), (context, kind, value, traceback));
+    if let Err(failure) = result {
+        // The handler itself failed, or was told to end the program: that is for whoever runs the main greenlet.
+        failure.write_unraisable(py, context);
+    }
+}
+
+/// The host's part before a wait: prepare watchers.
+pub fn before_poll() -> bool {
+    // SAFETY: the hub calls its host with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    loop_::before_poll(py)
+}
+
+/// The host's part after a wait: Python's signal handlers, check watchers.
+pub fn after_poll() {
+    // SAFETY: as above.
+    let py = unsafe { Python::assume_attached() };
+    if let Err(error) = py.check_signals() {
+        handle_error(py, None, error);
+    }
+    loop_::after_poll(py);
+}
+
+/// The host's part when nothing else is to do: idle watchers.
+pub fn idle() -> bool {
+    // SAFETY: as above.
+    let py = unsafe { Python::assume_attached() };
+    loop_::idle(py)
+}
+
+/// Has the thread of a suspended greenlet that nobody refers to end it there.
+pub fn end_in_its_thread(greenlet: &Bound<'_, PyGreenlet>) {
+    let hub = greenlet.get().raw().hub();
+    let kept = greenlet.clone().unbind();
+    // SAFETY: the object keeps its thread's hub allocated, and the GIL keeps that thread from running meanwhile.
+    unsafe {
+        (*hub).push_call(move |_| {
+            // SAFETY: hubs run with the GIL held.
+            let py = Python::assume_attached();
+            let greenlet = kept.into_bound(py);
+            let exit = Payload::Throw(Box::new(GreenletExit::new_err(())));
+            if let Err(error) = PyGreenlet::enter(&greenlet, exit) {
+                error.write_unraisable(py, Some(greenlet.as_any()));
+            }
+        });
+    }
+}
+
+/// Arranges that the thread's greenlets end, and its hub goes, when the thread does: while Python code can still run.
+///
+/// A capsule in the thread state's dictionary is destroyed when CPython clears that state.
+pub fn end_with_thread(py: Python<'_>) {
+    // SAFETY: the GIL is held; the dictionary is borrowed; a failure leaves the thread without the arrangement.
+    unsafe {
+        let dictionary = ffi::PyThreadState_GetDict();
+        if dictionary.is_null() {
+            return;
+        }
+        let capsule = ffi::PyCapsule_New(
+            std::ptr::NonNull::<u8>::dangling().as_ptr().cast(),
+            c"gevent._greenrust.thread".as_ptr(),
+            Some(thread_ends),
+        );
+        if capsule.is_null() || ffi::PyDict_SetItemString(dictionary, c"gevent._greenrust.thread".as_ptr(), capsule) != 0
+        {
+            ffi::PyErr_Clear();
+        }
+        ffi::Py_XDECREF(capsule);
+    }
+    let _ = py;
+}
+
+unsafe extern "C" fn thread_ends(_capsule: *mut ffi::PyObject) {
+    // SAFETY: a destructor runs with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    let pending = PyErr::take(py);
+    let runtime = Hub::current();
+    if runtime.is_running(runtime.root()) && !is_finalizing() {
+        for greenlet in host::active_greenlets(py) {
+            let is_hub = Thread::with(|thread| thread.hub.get() == greenlet.as_ptr());
+            if is_hub || greenlet.get().raw().state() != State::Started {
+                continue;
+            }
+            // Control shall come back here, not go to a hub that is about to end.
+            if PyGreenlet::adopt(&greenlet, host::current(py)).is_ok() {
+                let exit = Payload::Throw(Box::new(GreenletExit::new_err(())));
+                if let Err(error) = PyGreenlet::enter(&greenlet, exit) {
+                    error.write_unraisable(py, Some(greenlet.as_any()));
+                }
+            }
+        }
+    }
+    let hub = Thread::with(|thread| thread.hub.replace(std::ptr::null_mut()));
+    // SAFETY: the owned reference that the record held, or null. At the very end of the interpreter it is leaked, as
+    // its Python code can't run any more.
+    if !is_finalizing() {
+        runtime.close();
+        drop(unsafe { Bound::from_owned_ptr_or_opt(py, hub) });
+    }
+    if let Some(pending) = pending {
+        pending.restore(py);
+    }
+}
+
+fn is_finalizing() -> bool {
+    // SAFETY: a plain query.
+    unsafe { ffi::Py_IsInitialized() == 0 || thread_state::is_finalizing() }
+}

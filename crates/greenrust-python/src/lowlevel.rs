@@ -1,0 +1,773 @@
+//! The `greenlet` class: a flow of control with a stack of its own, which anybody may switch to.
+//!
+//! The whole API of PyPI's greenlet module, over the runtime's contexts. A suspended greenlet that nobody refers to is
+//! ended by throwing `GreenletExit` into it; one that waits in the hub is kept by its own stack.
+
+use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
+
+use greenrust::context::State;
+use greenrust::hub::{Body, Hub, RawGreenlet};
+use greenrust::stack::StackError;
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use crate::exceptions::{self, GreenletError, GreenletExit};
+use crate::gil::Gil;
+use crate::hub as py_hub;
+use crate::host::{self, Payload};
+use crate::thread_state::{self, ThreadState};
+
+/// What the object keeps besides the saved thread state.
+struct Fields {
+    raw: RawGreenlet,
+    /// What to run: gone once it has started.
+    run: RefCell<Option<Py<PyAny>>>,
+    parent: RefCell<Option<Py<PyGreenlet>>>,
+    is_root: bool,
+    /// Whether the first switch found it: then an exception out of `run` is on its way to the parent.
+    begun: Cell<bool>,
+}
+
+/// greenlet(run=None, parent=None)
+///
+/// A flow of control with a stack of its own. It starts at the first `switch`, and ends when `run` returns.
+///
+/// *run*: a callable; its result, or exception, goes to the parent. *parent*: a greenlet; the current one if None.
+#[pyclass(name = "greenlet", module = "gevent.lowlevel", subclass, frozen, weakref, dict)]
+pub struct PyGreenlet {
+    pub(crate) state: Gil<ThreadState>,
+    pub(crate) place: Gil<host::ListPlace>,
+    fields: Gil<Fields>,
+}
+
+/// The body of every greenlet of the Python face. It has no fields, so boxing it allocates nothing.
+struct PythonBody;
+
+impl Body for PythonBody {
+    fn run(self: Box<Self>, greenlet: &RawGreenlet) -> RawGreenlet {
+        // SAFETY: greenlets of this process run with the GIL held.
+        let py = unsafe { Python::assume_attached() };
+        run_to_end(py, greenlet)
+    }
+
+    fn refused(self: Box<Self>, greenlet: &RawGreenlet, error: StackError) {
+        // SAFETY: as above.
+        let py = unsafe { Python::assume_attached() };
+        // SAFETY: whoever scheduled the start took a reference to the object, which is given up here.
+        let object: Bound<'_, PyAny> = unsafe { Bound::from_owned_ptr(py, greenlet.host().cast()) };
+        crate::greenlet::refused(&object, exceptions::no_stack(&error));
+    }
+}
+
+/// Runs a greenlet on its own stack and says who goes on.
+fn run_to_end(py: Python<'_>, raw: &RawGreenlet) -> RawGreenlet {
+    // No reference is held here, so that a suspended greenlet which nobody else refers to can be ended.
+    // SAFETY: the object is the thread's current one, which holds it while this code runs.
+    let object: ManuallyDrop<Bound<'_, PyGreenlet>> =
+        ManuallyDrop::new(unsafe { Bound::from_owned_ptr(py, raw.host().cast()).cast_into_unchecked() });
+    let object = &*object;
+    let hub = Hub::current();
+    let result = match host::receive() {
+        // Scheduled by the hub: a gevent.Greenlet, or spawn_raw.
+        None => crate::greenlet::run_scheduled(object),
+        Some(Payload::Start(args, kwargs)) => call_run(object, &args, kwargs.as_ref()),
+        Some(Payload::Throw(error)) => Err(*error),
+        Some(Payload::Value(_)) => Err(exceptions::internal("a greenlet was started without arguments")),
+    };
+    let result = match result {
+        Err(error) if error.is_instance_of::<GreenletExit>(py) => Ok(error.into_value(py).into_any()),
+        other => other,
+    };
+    finish(py, hub, object, result)
+}
+
+fn call_run(object: &Bound<'_, PyGreenlet>, args: &Py<PyTuple>, kwargs: Option<&Py<PyDict>>) -> PyResult<Py<PyAny>> {
+    let py = object.py();
+    let run = object.get().take_run(object)?;
+    let result = run.bind(py).call(args.bind(py), kwargs.map(|kwargs| kwargs.bind(py)));
+    result.map(Bound::unbind)
+}
+
+/// Decides who continues after a greenlet has ended with `result`, and sends it the result.
+fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyResult<Py<PyAny>>) -> RawGreenlet {
+    let mut parent = object.get().fields.parent.borrow().as_ref().map(|parent| parent.clone_ref(py));
+    loop {
+        let Some(candidate) = parent else {
+            // Only a root has no parent, and a root does not end. Its thread's hub is the best that is left.
+            return hub.root().clone();
+        };
+        let fields = &candidate.get().fields;
+        match fields.raw.state() {
+            State::Finished => {
+                let next = fields.parent.borrow().as_ref().map(|parent| parent.clone_ref(py));
+                parent = next;
+            }
+            State::Unstarted => {
+                let payload = match result {
+                    Ok(value) => {
+                        let args = match PyTuple::new(py, [value]) {
+                            Ok(args) => args,
+                            Err(_) => PyTuple::empty(py),
+                        };
+                        Payload::Start(args.unbind(), None)
+                    }
+                    Err(error) => Payload::Throw(Box::new(error)),
+                };
+                if let Err(error) = hub.prepare(&fields.raw) {
+                    host::send(Payload::Throw(Box::new(exceptions::no_stack(&error))));
+                    return hub.root().clone();
+                }
+                host::send(payload);
+                return keep_and_return(candidate, hub);
+            }
+            State::Started => {
+                match result {
+                    Ok(_) if hub.hub_greenlet().is_some_and(|greenlet| greenlet.is(&fields.raw)) => {
+                        // The hub ignores results, so the next greenlet that is ready may as well go on at once.
+                        return hub.next();
+                    }
+                    Ok(value) => host::send(Payload::Value(value)),
+                    Err(error) => host::send(Payload::Throw(Box::new(error))),
+                }
+                return keep_and_return(candidate, hub);
+            }
+        }
+    }
+}
+
+fn keep_and_return(greenlet: Py<PyGreenlet>, _hub: &Hub) -> RawGreenlet {
+    // The ending greenlet's own `parent` field holds the object until the target runs.
+    greenlet.get().fields.raw.clone()
+}
+
+impl PyGreenlet {
+    /// Makes the object of a thread's own stack.
+    pub fn for_root(py: Python<'_>, raw: RawGreenlet) -> Py<PyGreenlet> {
+        let greenlet = PyGreenlet::with_raw(raw, None, None, true);
+        Py::new(py, greenlet).expect("the module's classes are ready")
+    }
+
+    fn with_raw(raw: RawGreenlet, run: Option<Py<PyAny>>, parent: Option<Py<PyGreenlet>>, is_root: bool) -> Self {
+        Self {
+            state: Gil::new(ThreadState::default()),
+            place: Gil::default(),
+            fields: Gil::new(Fields {
+                raw,
+                run: RefCell::new(run),
+                parent: RefCell::new(parent),
+                is_root,
+                begun: Cell::new(is_root),
+            }),
+        }
+    }
+
+    /// Makes an unstarted greenlet; [`PyGreenlet::bind_object`] must follow once it has an address.
+    pub fn unstarted(py: Python<'_>, run: Option<Py<PyAny>>, parent: Option<Py<PyGreenlet>>) -> Self {
+        let hub = host::runtime(py);
+        let raw = RawGreenlet::new(hub, Box::new(PythonBody));
+        Self::with_raw(raw, run, parent, false)
+    }
+
+    /// Tells the runtime where the object is.
+    pub fn bind_object(object: &Bound<'_, PyGreenlet>) {
+        object.get().fields.raw.set_host(object.as_ptr().cast());
+    }
+
+    /// # Safety
+    ///
+    /// `pointer` is a greenlet object that outlives the result.
+    pub unsafe fn from_pointer<'a>(pointer: *mut ffi::PyObject) -> &'a PyGreenlet {
+        // SAFETY: the class is frozen, so its content may be shared; the caller guarantees type and life.
+        unsafe {
+            let bound: Bound<'_, PyGreenlet> =
+                Bound::from_borrowed_ptr(Python::assume_attached(), pointer).cast_into_unchecked();
+            &*std::ptr::from_ref(bound.get())
+        }
+    }
+
+    /// Returns the runtime's greenlet.
+    #[inline]
+    pub fn raw(&self) -> &RawGreenlet {
+        &self.fields.raw
+    }
+
+    /// Replaces what the greenlet will run.
+    pub fn set_run_slot(&self, run: Option<Py<PyAny>>) {
+        let old = self.fields.run.replace(run);
+        drop(old);
+    }
+
+    /// Takes what an unstarted greenlet shall run: an attribute of the object, or of a subclass.
+    fn take_run(&self, object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
+        let py = object.py();
+        self.fields.begun.set(true);
+        if object.get_type().is(PyType::new::<PyGreenlet>(py)) {
+            return self.fields.run.take().ok_or_else(|| PyAttributeError::new_err("run"));
+        }
+        self.fields.begun.set(false);
+        let run = object.getattr(pyo3::intern!(py, "run")).map(Bound::unbind);
+        self.fields.begun.set(true);
+        drop(self.fields.run.take());
+        run
+    }
+
+    /// Takes what was put into the `run` slot.
+    pub fn take_slot(&self) -> Option<Py<PyAny>> {
+        self.fields.run.take()
+    }
+
+    /// Notes that the greenlet has begun to run.
+    pub fn mark_begun(&self) {
+        self.fields.begun.set(true);
+    }
+
+    /// Makes sure that an unstarted greenlet never runs.
+    pub fn abandon(&self) {
+        if self.fields.raw.state() == State::Unstarted {
+            drop(self.fields.raw.abandon());
+            self.fields.begun.set(true);
+        }
+    }
+
+    /// Says whether the greenlet has begun to run (or was made to end before it could).
+    pub fn has_begun(&self) -> bool {
+        self.fields.begun.get() || self.fields.raw.state() != State::Unstarted
+    }
+
+    /// Returns the parent.
+    pub fn parent_of(&self, py: Python<'_>) -> Option<Py<PyGreenlet>> {
+        self.fields.parent.borrow().as_ref().map(|parent| parent.clone_ref(py))
+    }
+
+    /// Makes `parent` the parent, whatever it was.
+    pub fn adopt(object: &Bound<'_, PyGreenlet>, parent: Bound<'_, PyGreenlet>) -> PyResult<()> {
+        Self::set_parent(object, Some(parent.into_any()))
+    }
+
+    fn is_active(&self) -> bool {
+        self.fields.raw.state() == State::Started
+    }
+
+    fn is_of_this_thread(&self) -> bool {
+        std::ptr::eq(self.fields.raw.hub(), Hub::current())
+    }
+
+    /// Switches to the greenlet with a payload. A finished one passes it on to its parent.
+    pub fn enter(object: &Bound<'_, PyGreenlet>, payload: Payload) -> PyResult<Py<PyAny>> {
+        let py = object.py();
+        let hub = host::runtime(py);
+        let mut target = object.clone();
+        let mut payload = payload;
+        loop {
+            let greenlet = target.get();
+            let raw = &greenlet.fields.raw;
+            if raw.host().is_null() {
+                // A subclass's __init__ did not call ours.
+                Self::bind_object(&target);
+            }
+            if !greenlet.is_of_this_thread() {
+                return Err(GreenletError::new_err("cannot switch to a different thread"));
+            }
+            match raw.state() {
+                State::Started => {
+                    if hub.is_running(raw) {
+                        return deliver(py, Some(payload));
+                    }
+                    host::send(plain(py, payload)?);
+                    break;
+                }
+                State::Unstarted => {
+                    match payload {
+                        Payload::Throw(error) => {
+                            // It never runs: the exception goes on to the parent, an exit as a value.
+                            drop(raw.abandon());
+                            greenlet.fields.begun.set(true);
+                            drop(greenlet.fields.run.take());
+                            payload = as_exit_value(py, *error);
+                        }
+                        Payload::Value(_) | Payload::Start(..) => {
+                            // The attribute is looked up here, where the one who switches sees an error of it.
+                            let run = greenlet.take_run(&target)?;
+                            let (args, kwargs) = match payload {
+                                Payload::Start(args, kwargs) => (args, kwargs),
+                                Payload::Value(value) => (PyTuple::new(py, [value])?.unbind(), None),
+                                Payload::Throw(_) => unreachable!("matched above"),
+                            };
+                            // The look-up may have run code that started it.
+                            if raw.state() != State::Unstarted {
+                                payload = Payload::Start(args, kwargs);
+                                continue;
+                            }
+                            greenlet.fields.run.replace(Some(run));
+                            hub.prepare(raw).map_err(|error| exceptions::no_stack(&error))?;
+                            host::send(Payload::Start(args, kwargs));
+                            break;
+                        }
+                    }
+                }
+                State::Finished => {
+                    if let Payload::Throw(error) = payload {
+                        payload = as_exit_value(py, *error);
+                    }
+                }
+            }
+            let parent = greenlet.parent_of(py);
+            target = match parent {
+                Some(parent) => parent.into_bound(py),
+                None => return Err(GreenletError::new_err("cannot switch to a dead greenlet without a parent")),
+            };
+        }
+        hub.transfer(&target.get().fields.raw);
+        deliver(py, host::receive())
+    }
+
+    /// Writes the name for the message of a crash; async-signal-safe.
+    pub fn crash_name(&self, buffer: &mut [u8]) -> usize {
+        use std::io::Write;
+        let room = buffer.len();
+        let mut rest = buffer;
+        let _ = match crate::greenlet::crash_label(self) {
+            Some(name) => write!(rest, "greenlet {name:?} ({:#x})", self.fields.raw.host() as usize),
+            None => write!(rest, "greenlet {:#x}", self.fields.raw.host() as usize),
+        };
+        room - rest.len()
+    }
+
+    fn frame(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        if !self.is_active() {
+            return None;
+        }
+        if std::ptr::eq(self.fields.raw.hub(), Hub::current()) && Hub::current().is_running(&self.fields.raw) {
+            // SAFETY: borrowed or NULL, GIL held.
+            return unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) }.map(Bound::unbind);
+        }
+        if self.fields.is_root && !self.is_of_this_thread() {
+            return None;
+        }
+        self.state.frame(py)
+    }
+}
+
+/// An exit thrown at a greenlet that does not run becomes a value for its parent.
+fn as_exit_value(py: Python<'_>, error: PyErr) -> Payload {
+    if error.is_instance_of::<GreenletExit>(py) {
+        Payload::Value(error.into_value(py).into_any())
+    } else {
+        Payload::Throw(Box::new(error))
+    }
+}
+
+/// Turns start arguments into the value that `switch` of a greenlet that has started returns.
+fn plain(py: Python<'_>, payload: Payload) -> PyResult<Payload> {
+    Ok(match payload {
+        Payload::Start(args, kwargs) => Payload::Value(switch_value(py, args, kwargs)?),
+        other => other,
+    })
+}
+
+fn switch_value(py: Python<'_>, args: Py<PyTuple>, kwargs: Option<Py<PyDict>>) -> PyResult<Py<PyAny>> {
+    let bound = args.bind(py);
+    match kwargs {
+        Some(kwargs) if !kwargs.bind(py).is_empty() => {
+            if bound.is_empty() {
+                Ok(kwargs.into_any())
+            } else {
+                Ok(PyTuple::new(py, [args.into_any(), kwargs.into_any()])?.into_any().unbind())
+            }
+        }
+        _ if bound.len() == 1 => Ok(bound.get_item(0)?.unbind()),
+        _ => Ok(args.into_any()),
+    }
+}
+
+/// Makes what arrived the result of a `switch` call.
+#[inline]
+fn deliver(py: Python<'_>, payload: Option<Payload>) -> PyResult<Py<PyAny>> {
+    match payload {
+        Some(Payload::Value(value)) => Ok(value),
+        Some(Payload::Throw(error)) => Err(*error),
+        Some(Payload::Start(args, kwargs)) => switch_value(py, args, kwargs),
+        None => Ok(py.None()),
+    }
+}
+
+/// Suspends the running greenlet in favour of the hub, as `hub.switch()` does, and returns what it is switched back with.
+pub fn switch_to_hub(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    let hub = py_hub::ensure(py)?;
+    let next = hub.next();
+    hub.transfer(&next);
+    deliver(py, host::receive())
+}
+
+/// Builds the exception of a `throw(type, value, traceback)` call.
+pub fn thrown(
+    py: Python<'_>,
+    kind: Option<&Bound<'_, PyAny>>,
+    value: Option<&Bound<'_, PyAny>>,
+    traceback: Option<&Bound<'_, PyAny>>,
+) -> PyResult<PyErr> {
+    let default = PyType::new::<GreenletExit>(py).into_any();
+    let kind = kind.unwrap_or(&default);
+    let value = value.filter(|value| !value.is_none());
+    let traceback = traceback.filter(|traceback| !traceback.is_none());
+    if traceback.is_some_and(|traceback| !traceback.is_instance_of::<pyo3::types::PyTraceback>()) {
+        return Err(PyTypeError::new_err("throw() third argument must be a traceback object"));
+    }
+    let is_class = kind
+        .cast::<PyType>()
+        .is_ok_and(|class| class.is_subclass_of::<pyo3::exceptions::PyBaseException>().unwrap_or(false));
+    let instance = if is_class {
+        match value {
+            Some(value) if value.is_instance(kind)? => value.clone(),
+            Some(value) => match value.cast::<PyTuple>() {
+                Ok(args) => kind.call1(args.clone())?,
+                Err(_) => kind.call1((value,))?,
+            },
+            None => kind.call0()?,
+        }
+    } else if kind.is_instance_of::<pyo3::exceptions::PyBaseException>() {
+        if value.is_some() {
+            return Err(PyTypeError::new_err("instance exception may not have a separate value"));
+        }
+        kind.clone()
+    } else {
+        return Err(PyTypeError::new_err(format!(
+            "exceptions must be classes, or instances, not {}",
+            kind.get_type().name()?
+        )));
+    };
+    if let Some(traceback) = traceback {
+        instance.setattr("__traceback__", traceback)?;
+    }
+    if !instance.is_instance_of::<pyo3::exceptions::PyBaseException>() {
+        return Err(PyTypeError::new_err(format!(
+            "calling {} should have returned an instance of BaseException, not {}",
+            kind.repr()?,
+            instance.get_type().name()?
+        )));
+    }
+    Ok(PyErr::from_value(instance))
+}
+
+#[pymethods]
+impl PyGreenlet {
+    #[new]
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(py: Python<'_>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        // Subclasses pass arguments of their own; __init__ looks at them.
+        let _ = (args, kwargs);
+        let parent = host::current(py).unbind();
+        Self::unstarted(py, None, Some(parent))
+    }
+
+    #[pyo3(signature = (run=None, parent=None))]
+    fn __init__(
+        slf: &Bound<'_, Self>,
+        run: Option<Bound<'_, PyAny>>,
+        parent: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Self::bind_object(slf);
+        if let Some(run) = run.filter(|run| !run.is_none()) {
+            slf.get().set_run(Some(run))?;
+        }
+        if let Some(parent) = parent.filter(|parent| !parent.is_none()) {
+            Self::set_parent(slf, Some(parent))?;
+        }
+        Ok(())
+    }
+
+    /// switch(*args, **kwargs)
+    ///
+    /// Continues this greenlet, or starts it with the arguments. Returns what this one is switched back with.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn switch(
+        slf: &Bound<'_, Self>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        let payload = Payload::Start(args.clone().unbind(), kwargs.map(|kwargs| kwargs.clone().unbind()));
+        Self::enter(slf, payload)
+    }
+
+    /// throw(typ=GreenletExit, val=None, tb=None)
+    ///
+    /// Continues this greenlet with an exception, raised where it waits. Returns what this one is switched back with.
+    #[pyo3(signature = (typ=None, val=None, tb=None))]
+    fn throw(
+        slf: &Bound<'_, Self>,
+        typ: Option<&Bound<'_, PyAny>>,
+        val: Option<&Bound<'_, PyAny>>,
+        tb: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let error = thrown(slf.py(), typ, val, tb)?;
+        Self::enter(slf, Payload::Throw(Box::new(error)))
+    }
+
+    /// True once the greenlet has ended, or can never run.
+    #[getter]
+    fn dead(&self) -> bool {
+        self.fields.raw.state() == State::Finished
+    }
+
+    /// What the greenlet shall run; gone once it has started.
+    #[getter]
+    fn run(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if self.has_begun() {
+            return Err(PyAttributeError::new_err("run"));
+        }
+        self.fields
+            .run
+            .borrow()
+            .as_ref()
+            .map(|run| run.clone_ref(py))
+            .ok_or_else(|| PyAttributeError::new_err("run"))
+    }
+
+    #[setter]
+    fn set_run(&self, run: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        if self.has_begun() {
+            return Err(PyAttributeError::new_err("run cannot be set after the start of the greenlet"));
+        }
+        self.set_run_slot(run.map(Bound::unbind));
+        Ok(())
+    }
+
+    #[deleter]
+    fn delete_run(&self) -> PyResult<()> {
+        if self.has_begun() {
+            return Err(PyAttributeError::new_err("run cannot be set after the start of the greenlet"));
+        }
+        if self.fields.run.borrow().is_none() {
+            return Err(PyAttributeError::new_err("run"));
+        }
+        self.set_run_slot(None);
+        Ok(())
+    }
+
+    /// Where the result, or exception, goes when the greenlet ends.
+    #[getter]
+    fn parent(&self, py: Python<'_>) -> Option<Py<PyGreenlet>> {
+        self.parent_of(py)
+    }
+
+    #[setter]
+    fn set_parent(slf: &Bound<'_, Self>, parent: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some(parent) = parent else {
+            return Err(PyAttributeError::new_err("can't delete attribute"));
+        };
+        let Ok(parent) = parent.cast_into::<PyGreenlet>() else {
+            return Err(PyTypeError::new_err("parent must be a greenlet"));
+        };
+        if this.fields.is_root {
+            return Err(PyAttributeError::new_err("cannot set the parent of a main greenlet"));
+        }
+        if !std::ptr::eq(this.fields.raw.hub(), parent.get().fields.raw.hub()) {
+            return Err(PyValueError::new_err("parent cannot be on a different thread"));
+        }
+        let mut ancestor = Some(parent.clone().unbind());
+        while let Some(greenlet) = ancestor {
+            if greenlet.is(slf) {
+                return Err(PyValueError::new_err("cyclic parent chain"));
+            }
+            ancestor = greenlet.get().parent_of(py);
+        }
+        let old = this.fields.parent.replace(Some(parent.unbind()));
+        drop(old);
+        Ok(())
+    }
+
+    /// The innermost Python frame of a suspended greenlet; None of one that does not run or has ended.
+    #[getter]
+    fn gr_frame(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.frame(py)
+    }
+
+    /// The `contextvars.Context` that the greenlet runs in, or will; None for an empty one.
+    #[getter]
+    fn gr_context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if self.fields.raw.state() == State::Finished {
+            return Ok(None);
+        }
+        if self.is_of_this_thread() && Hub::current().is_running(&self.fields.raw) {
+            return Ok(thread_state::running_context(py));
+        }
+        if self.is_active() && !self.is_of_this_thread() {
+            return Err(PyValueError::new_err("cannot get context of a greenlet that is running in a different thread"));
+        }
+        Ok(self.state.context(py))
+    }
+
+    #[setter]
+    fn set_gr_context(&self, py: Python<'_>, context: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let Some(context) = context else {
+            return Err(PyAttributeError::new_err("can't delete context attribute"));
+        };
+        let context = if context.is_none() {
+            None
+        } else {
+            // SAFETY: a type check of a valid object.
+            if unsafe { ffi::PyContext_CheckExact(context.as_ptr()) } == 0 {
+                return Err(PyTypeError::new_err("greenlet context must be a contextvars.Context or None"));
+            }
+            Some(context.unbind())
+        };
+        if self.is_of_this_thread() && Hub::current().is_running(&self.fields.raw) {
+            host::runtime(py);
+            thread_state::set_running_context(context);
+        } else if self.is_active() && !self.is_of_this_thread() {
+            return Err(PyValueError::new_err("cannot set context of a greenlet that is running in a different thread"));
+        } else {
+            self.state.set_context(context);
+        }
+        Ok(())
+    }
+
+    #[getter]
+    fn _stack_saved(&self) -> u64 {
+        0
+    }
+
+    fn __bool__(&self) -> bool {
+        self.is_active()
+    }
+
+    fn __getstate__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Err(PyTypeError::new_err(format!("cannot serialize '{}' object", slf.get_type().fully_qualified_name()?)))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let this = slf.get();
+        let state = match this.fields.raw.state() {
+            State::Unstarted if this.has_begun() => "dead",
+            State::Unstarted => "pending",
+            State::Finished => "dead",
+            State::Started if this.is_of_this_thread() && Hub::current().is_running(&this.fields.raw) => {
+                "current active started"
+            }
+            State::Started => "suspended active started",
+        };
+        let main = if this.fields.is_root { " main" } else { "" };
+        Ok(format!(
+            "<{} object at {:#x} (otid={:#x}) {state}{main}>",
+            slf.get_type().fully_qualified_name()?,
+            slf.as_ptr() as usize,
+            this.fields.raw.hub() as usize,
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Ok(run) = self.fields.run.try_borrow() {
+            visit.call(&*run)?;
+        }
+        if let Ok(parent) = self.fields.parent.try_borrow() {
+            visit.call(&*parent)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        if !self.is_active() {
+            drop(self.fields.run.take());
+            drop(self.fields.parent.take());
+        }
+    }
+}
+
+impl Drop for PyGreenlet {
+    fn drop(&mut self) {
+        // What is saved of the thread state is owned only as far as it can be dropped here: the context.
+        self.state.set_context(None);
+    }
+}
+
+/// The greenlet that runs.
+#[pyfunction]
+pub fn getcurrent(py: Python<'_>) -> Bound<'_, PyGreenlet> {
+    host::current(py)
+}
+
+/// settrace(callback) -> previous callback
+///
+/// Has `callback(event, (origin, target))` called after each switch of this thread; None ends that.
+#[pyfunction]
+pub fn settrace(py: Python<'_>, callback: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+    host::set_trace(py, callback)
+}
+
+/// The trace function of this thread, or None.
+#[pyfunction]
+pub fn gettrace(py: Python<'_>) -> Option<Py<PyAny>> {
+    host::trace(py)
+}
+
+type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
+
+/// Ends a suspended greenlet that nobody refers to: throws `GreenletExit` into it.
+unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
+    // SAFETY: CPython calls a finalizer with the GIL held and a valid object of the type that carries it.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: as above.
+    let bound: Bound<'_, PyGreenlet> = unsafe { Bound::from_borrowed_ptr(py, object).cast_into_unchecked() };
+    let this = bound.get();
+    if !this.is_active() || this.fields.is_root || this.fields.raw.host().is_null() {
+        return;
+    }
+    if !this.is_of_this_thread() {
+        py_hub::end_in_its_thread(&bound);
+        return;
+    }
+    if Hub::current().is_running(&this.fields.raw) {
+        return;
+    }
+    // SAFETY: the pending exception of whoever drops the object is put aside and back.
+    let pending = PyErr::take(py);
+    // Control comes back here when it has ended.
+    let old = this.fields.parent.replace(Some(host::current(py).unbind()));
+    drop(old);
+    let error = GreenletExit::new_err(());
+    if let Err(error) = PyGreenlet::enter(&bound, Payload::Throw(Box::new(error))) {
+        error.write_unraisable(py, Some(bound.as_any()));
+    }
+    if let Some(pending) = pending {
+        pending.restore(py);
+    }
+}
+
+/// Gives the class a finalizer, which PyO3 does not offer; before any class is derived from it.
+pub fn install_finalizer(class: &Bound<'_, PyType>, original: &'static std::sync::OnceLock<Destructor>, ours: Destructor) {
+    let class = class.as_type_ptr();
+    // SAFETY: the type was just made and is not shared yet; slots of a heap type may be set before subclasses copy them.
+    unsafe {
+        let dealloc = (*class).tp_dealloc.expect("PyO3 sets tp_dealloc");
+        original.get_or_init(|| dealloc);
+        (*class).tp_finalize = Some(finalize);
+        (*class).tp_dealloc = Some(ours);
+        ffi::PyType_Modified(class);
+    }
+}
+
+/// Defines a `tp_dealloc` that runs the finalizer first.
+macro_rules! finalizing_dealloc {
+    ($name:ident, $original:ident) => {
+        pub static $original: std::sync::OnceLock<unsafe extern "C" fn(*mut pyo3::ffi::PyObject)> =
+            std::sync::OnceLock::new();
+
+        pub unsafe extern "C" fn $name(object: *mut pyo3::ffi::PyObject) {
+            // SAFETY: called by CPython as tp_dealloc; the original is the one that it replaced.
+            unsafe {
+                if pyo3::ffi::PyObject_CallFinalizerFromDealloc(object) == 0 {
+                    $original.get().expect("installed")(object);
+                }
+            }
+        }
+    };
+}
+pub(crate) use finalizing_dealloc;
+
+finalizing_dealloc!(greenlet_dealloc, GREENLET_DEALLOC);
