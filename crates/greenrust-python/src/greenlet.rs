@@ -215,8 +215,7 @@ pub fn spawn_raw<'py>(
     let run = if args.is_empty() && kwargs.is_none() {
         function.unbind()
     } else {
-        let call =
-            RawCall { function: function.unbind(), args: args.unbind(), kwargs: kwargs.map(Bound::unbind) };
+        let call = RawCall { function: function.unbind(), args: args.unbind(), kwargs: kwargs.map(Bound::unbind) };
         Py::new(py, call)?.into_any()
     };
     let greenlet = Bound::new(py, PyGreenlet::unstarted(py, Some(run), Some(hub_object(py)?)))?;
@@ -571,7 +570,8 @@ impl PyGeventGreenlet {
             Some(function) => function,
             None => slf.as_any().getattr(pyo3::intern!(py, "_run"))?,
         };
-        let owner = function.getattr("__self__").ok().filter(|owner| !owner.is_none() && !owner.is_instance_of::<PyModule>());
+        let owner =
+            function.getattr("__self__").ok().filter(|owner| !owner.is_none() && !owner.is_instance_of::<PyModule>());
         let mut text = match owner {
             Some(owner) if owner.is(slf) => "_run".to_owned(),
             Some(_) => function.repr()?.to_string(),
@@ -580,9 +580,8 @@ impl PyGeventGreenlet {
                 _ => function.repr()?.to_string(),
             },
         };
-        let shorten = |value: &Bound<'_, PyAny>| -> PyResult<String> {
-            Ok(value.repr()?.to_string().chars().take(50).collect())
-        };
+        let shorten =
+            |value: &Bound<'_, PyAny>| -> PyResult<String> { Ok(value.repr()?.to_string().chars().take(50).collect()) };
         let mut parts = Vec::new();
         let args = fields.args.borrow().as_ref().map(|args| args.clone_ref(py));
         let kwargs = fields.kwargs.borrow().as_ref().map(|kwargs| kwargs.clone_ref(py));
@@ -621,7 +620,10 @@ fn killing_error(py: Python<'_>, exception: &Bound<'_, PyAny>) -> PyResult<PyErr
         return lowlevel::thrown(
             py,
             Some(&triple.get_item(0)?),
-            Some(&triple.get_item(1)?).filter(|value| !value.is_none()).filter(|value| !value.is_instance_of::<PyBaseException>()).or(None),
+            Some(&triple.get_item(1)?)
+                .filter(|value| !value.is_none())
+                .filter(|value| !value.is_instance_of::<PyBaseException>())
+                .or(None),
             None,
         )
         .or_else(|error| Err::<PyErr, _>(error))
@@ -740,8 +742,7 @@ impl PyGeventGreenlet {
     /// Has `callback(greenlet)` called whenever a Greenlet is started.
     #[staticmethod]
     fn add_spawn_callback(py: Python<'_>, callback: Py<PyAny>) -> PyResult<()> {
-        let set = SPAWN_CALLBACK_SET
-            .get_or_try_init(py, || pyo3::types::PySet::empty(py).map(Bound::unbind))?;
+        let set = SPAWN_CALLBACK_SET.get_or_try_init(py, || pyo3::types::PySet::empty(py).map(Bound::unbind))?;
         set.bind(py).add(callback)?;
         HAS_SPAWN_CALLBACKS.store(true, std::sync::atomic::Ordering::Relaxed);
         Ok(())

@@ -65,18 +65,37 @@ impl Thread {
     pub fn with<R>(function: impl FnOnce(&Thread) -> R) -> R {
         THREAD.with(function)
     }
+
+    /// Returns the record of the hub's thread, which is the calling one; None before the thread's first use.
+    #[inline]
+    pub fn of(hub: &'static Hub) -> Option<&'static Thread> {
+        // SAFETY: null, or the address of this thread's thread-local, which outlives all use of the hub.
+        unsafe { hub.host_data().cast::<Thread>().as_ref() }
+    }
+
+    /// Puts a payload into the mailbox, for the greenlet that is transferred to next.
+    #[inline]
+    pub fn send(&self, payload: Payload) {
+        self.mailbox.set(Some(payload));
+    }
+
+    /// Takes what was sent to the greenlet that runs.
+    #[inline]
+    pub fn receive(&self) -> Option<Payload> {
+        self.mailbox.take()
+    }
 }
 
 /// Puts a payload into the mailbox, for the greenlet that is transferred to next.
 #[inline]
 pub fn send(payload: Payload) {
-    THREAD.with(|thread| thread.mailbox.set(Some(payload)));
+    THREAD.with(|thread| thread.send(payload));
 }
 
 /// Takes what was sent to the greenlet that runs.
 #[inline]
 pub fn receive() -> Option<Payload> {
-    THREAD.with(|thread| thread.mailbox.take())
+    THREAD.with(Thread::receive)
 }
 
 /// Returns the calling thread's runtime hub, with Python as its host and a greenlet object for the thread's own stack.
@@ -95,7 +114,11 @@ fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
     hub.set_host(&HOST);
     let main = PyGreenlet::for_root(py, hub.root().clone());
     hub.root().set_host(main.as_ptr().cast());
-    THREAD.with(|thread| thread.current.set(main.into_ptr()));
+    THREAD.with(|thread| {
+        thread.current.set(main.into_ptr());
+        // A thread-local stays where it is until the thread ends, and the hub is this thread's.
+        hub.set_host_data(std::ptr::from_ref(thread).cast());
+    });
     py_hub::end_with_thread(py);
 }
 
@@ -113,9 +136,7 @@ pub fn abandon_thread() -> *mut ffi::PyObject {
 pub fn current(py: Python<'_>) -> Bound<'_, PyGreenlet> {
     runtime(py);
     // SAFETY: `runtime` has made sure that the pointer is an owned reference to a greenlet object.
-    unsafe {
-        Bound::from_borrowed_ptr(py, THREAD.with(|thread| thread.current.get())).cast_into_unchecked()
-    }
+    unsafe { Bound::from_borrowed_ptr(py, THREAD.with(|thread| thread.current.get())).cast_into_unchecked() }
 }
 
 /// Sets the thread's trace function and returns the previous one.
@@ -270,9 +291,8 @@ fn become_current(to: &RawGreenlet) {
     let arrived: *mut ffi::PyObject = to.host().cast();
     // SAFETY: the GIL is held; `object` says why the object is alive.
     unsafe { ffi::Py_INCREF(arrived) };
-    let (left, needs_care) = THREAD.with(|thread| {
-        (thread.current.replace(arrived), thread.is_traced.get() || thread.hub.get() == arrived)
-    });
+    let (left, needs_care) =
+        THREAD.with(|thread| (thread.current.replace(arrived), thread.is_traced.get() || thread.hub.get() == arrived));
     // SAFETY: `left` is the owned reference that `current` held.
     if needs_care || unsafe { ffi::Py_REFCNT(left) } == 1 {
         arrive_with_care(left, arrived);

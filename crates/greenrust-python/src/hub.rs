@@ -124,11 +124,7 @@ impl PyHub {
     }
 
     #[pyo3(signature = (*args, **kwargs))]
-    fn __init__(
-        slf: &Bound<'_, Self>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
+    fn __init__(slf: &Bound<'_, Self>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
         let _ = (args, kwargs);
         let py = slf.py();
         PyGreenlet::bind_object(slf.as_super());
@@ -319,7 +315,8 @@ pub fn end_with_thread(py: Python<'_>) {
             c"gevent._greenrust.thread".as_ptr(),
             Some(thread_ends),
         );
-        if capsule.is_null() || ffi::PyDict_SetItemString(dictionary, c"gevent._greenrust.thread".as_ptr(), capsule) != 0
+        if capsule.is_null()
+            || ffi::PyDict_SetItemString(dictionary, c"gevent._greenrust.thread".as_ptr(), capsule) != 0
         {
             ffi::PyErr_Clear();
         }

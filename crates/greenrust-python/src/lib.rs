@@ -44,6 +44,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         &greenlet::GEVENT_GREENLET_DEALLOC,
         greenlet::gevent_greenlet_dealloc,
     );
+    lowlevel::install_methods(&PyType::new::<lowlevel::PyGreenlet>(py))?;
     module.add("error", py.get_type::<exceptions::GreenletError>())?;
     module.add("GreenletExit", py.get_type::<exceptions::GreenletExit>())?;
     module.add_class::<lowlevel::PyGreenlet>()?;

@@ -17,8 +17,8 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::exceptions::{self, GreenletError, GreenletExit};
 use crate::gil::Gil;
+use crate::host::{self, Payload, Thread};
 use crate::hub as py_hub;
-use crate::host::{self, Payload};
 use crate::thread_state::{self, ThreadState};
 
 /// What the object keeps besides the saved thread state.
@@ -49,9 +49,8 @@ struct PythonBody;
 
 impl Body for PythonBody {
     fn run(self: Box<Self>, greenlet: &RawGreenlet) -> RawGreenlet {
-        // SAFETY: greenlets of this process run with the GIL held.
-        let py = unsafe { Python::assume_attached() };
-        run_to_end(py, greenlet)
+        // Counts the thread as attached for PyO3, whatever the frames below the first switch did.
+        Python::attach(|py| run_to_end(py, greenlet))
     }
 
     fn refused(self: Box<Self>, greenlet: &RawGreenlet, error: StackError) {
@@ -183,9 +182,8 @@ impl PyGreenlet {
     pub unsafe fn from_pointer<'a>(pointer: *mut ffi::PyObject) -> &'a PyGreenlet {
         // SAFETY: the class is frozen, so its content may be shared; the caller guarantees type and life.
         unsafe {
-            let bound: Bound<'_, PyGreenlet> =
-                Bound::from_borrowed_ptr(Python::assume_attached(), pointer).cast_into_unchecked();
-            &*std::ptr::from_ref(bound.get())
+            let object = Borrowed::from_ptr(Python::assume_attached(), pointer).cast_unchecked::<PyGreenlet>();
+            &*std::ptr::from_ref(object.get())
         }
     }
 
@@ -480,19 +478,6 @@ impl PyGreenlet {
         Ok(())
     }
 
-    /// switch(*args, **kwargs)
-    ///
-    /// Continues this greenlet, or starts it with the arguments. Returns what this one is switched back with.
-    #[pyo3(signature = (*args, **kwargs))]
-    fn switch(
-        slf: &Bound<'_, Self>,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Py<PyAny>> {
-        let payload = Payload::Start(args.clone().unbind(), kwargs.map(|kwargs| kwargs.clone().unbind()));
-        Self::enter(slf, payload)
-    }
-
     /// throw(typ=GreenletExit, val=None, tb=None)
     ///
     /// Continues this greenlet with an exception, raised where it waits. Returns what this one is switched back with.
@@ -519,12 +504,7 @@ impl PyGreenlet {
         if self.has_begun() {
             return Err(PyAttributeError::new_err("run"));
         }
-        self.fields
-            .run
-            .borrow()
-            .as_ref()
-            .map(|run| run.clone_ref(py))
-            .ok_or_else(|| PyAttributeError::new_err("run"))
+        self.fields.run.borrow().as_ref().map(|run| run.clone_ref(py)).ok_or_else(|| PyAttributeError::new_err("run"))
     }
 
     #[setter]
@@ -598,7 +578,9 @@ impl PyGreenlet {
             return Ok(thread_state::running_context(py));
         }
         if self.is_active() && !self.is_of_this_thread() {
-            return Err(PyValueError::new_err("cannot get context of a greenlet that is running in a different thread"));
+            return Err(PyValueError::new_err(
+                "cannot get context of a greenlet that is running in a different thread",
+            ));
         }
         Ok(self.state.context(py))
     }
@@ -621,7 +603,9 @@ impl PyGreenlet {
             host::runtime(py);
             thread_state::set_running_context(context);
         } else if self.is_active() && !self.is_of_this_thread() {
-            return Err(PyValueError::new_err("cannot set context of a greenlet that is running in a different thread"));
+            return Err(PyValueError::new_err(
+                "cannot set context of a greenlet that is running in a different thread",
+            ));
         } else {
             self.state.set_context(context);
         }
@@ -706,6 +690,118 @@ pub fn gettrace(py: Python<'_>) -> Option<Py<PyAny>> {
     host::trace(py)
 }
 
+// -- switch, as a method with the fast calling convention --------------------------------------------------------
+//
+// PyO3 gives a method with `*args` the calling convention that packs a tuple for each call. `switch` is what programs on
+// raw greenlets spend their time in, so it is defined by hand.
+
+static SWITCH_METHOD: MethodDefinition = MethodDefinition(ffi::PyMethodDef {
+    ml_name: c"switch".as_ptr(),
+    ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: switch_method },
+    ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+    ml_doc:
+        c"switch(*args, **kwargs)\n\nContinues this greenlet, or starts it with the arguments. Returns what this one \
+              is switched back with."
+            .as_ptr(),
+});
+
+struct MethodDefinition(ffi::PyMethodDef);
+// SAFETY: a constant table of pointers to constants.
+unsafe impl Sync for MethodDefinition {}
+
+unsafe extern "C" fn switch_method(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls methods with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: the method belongs to the class, so its self is an instance; it is alive during the call.
+    let object = unsafe { Borrowed::from_ptr(py, slf).cast_unchecked::<PyGreenlet>() };
+    let raw = &object.get().fields.raw;
+    let hub = Hub::current();
+    if names.is_null()
+        && raw.state() == State::Started
+        && std::ptr::eq(raw.hub(), hub)
+        && !hub.is_running(raw)
+        && let Some(thread) = Thread::of(hub)
+    {
+        // SAFETY: `args` holds `count` borrowed references.
+        let value = unsafe {
+            match count {
+                0 => Bound::from_owned_ptr_or_opt(py, ffi::PyTuple_New(0)),
+                1 => Some(Bound::from_borrowed_ptr(py, *args)),
+                _ => pack(py, args, count).map(Bound::into_any),
+            }
+        };
+        let Some(value) = value else { return std::ptr::null_mut() };
+        thread.send(Payload::Value(value.unbind()));
+        hub.transfer(raw);
+        return match thread.receive() {
+            Some(Payload::Value(value)) => value.into_ptr(),
+            other => into_pointer(py, deliver(py, other)),
+        };
+    }
+    let result = (|| {
+        // SAFETY: as above; `names` is null or a tuple whose values follow the positional arguments.
+        unsafe {
+            let Some(positional) = pack(py, args, count) else { return Err(PyErr::fetch(py)) };
+            let keywords = match Bound::from_borrowed_ptr_or_opt(py, names) {
+                None => None,
+                Some(names) => {
+                    let dictionary = PyDict::new(py);
+                    for (index, name) in names.cast_into_unchecked::<PyTuple>().iter().enumerate() {
+                        let value = Bound::from_borrowed_ptr(py, *args.add(count as usize + index));
+                        dictionary.set_item(name, value)?;
+                    }
+                    Some(dictionary.unbind())
+                }
+            };
+            PyGreenlet::enter(&object, Payload::Start(positional.unbind(), keywords))
+        }
+    })();
+    into_pointer(py, result)
+}
+
+fn into_pointer(py: Python<'_>, result: PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
+    match result {
+        Ok(value) => value.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// # Safety
+///
+/// `args` holds `count` borrowed references.
+unsafe fn pack<'py>(
+    py: Python<'py>,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> Option<Bound<'py, PyTuple>> {
+    // SAFETY: the caller's guarantee; the new tuple is filled before anybody sees it.
+    unsafe {
+        let tuple = ffi::PyTuple_New(count);
+        for index in 0..if tuple.is_null() { 0 } else { count } {
+            ffi::PyTuple_SET_ITEM(tuple, index, ffi::Py_NewRef(*args.add(index as usize)));
+        }
+        Bound::from_owned_ptr_or_opt(py, tuple).map(|tuple| tuple.cast_into_unchecked())
+    }
+}
+
+/// Adds the methods that are defined by hand to the class.
+pub fn install_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    // SAFETY: the definition is a constant that lives for ever; the class is valid.
+    let method = unsafe {
+        let definition = std::ptr::from_ref(&SWITCH_METHOD.0).cast_mut();
+        Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewMethod(class.as_type_ptr(), definition))?
+    };
+    class.setattr("switch", method)
+}
+
 type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
 
 /// Ends a suspended greenlet that nobody refers to: throws `GreenletExit` into it.
@@ -740,7 +836,11 @@ unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
 }
 
 /// Gives the class a finalizer, which PyO3 does not offer; before any class is derived from it.
-pub fn install_finalizer(class: &Bound<'_, PyType>, original: &'static std::sync::OnceLock<Destructor>, ours: Destructor) {
+pub fn install_finalizer(
+    class: &Bound<'_, PyType>,
+    original: &'static std::sync::OnceLock<Destructor>,
+    ours: Destructor,
+) {
     let class = class.as_type_ptr();
     // SAFETY: the type was just made and is not shared yet; slots of a heap type may be set before subclasses copy them.
     unsafe {

@@ -131,13 +131,7 @@ impl PyTimeout {
     }
 
     #[pyo3(signature = (seconds=None, exception=None, r#ref=true, priority=-1))]
-    fn __init__(
-        &self,
-        seconds: Option<Py<PyAny>>,
-        exception: Option<Py<PyAny>>,
-        r#ref: bool,
-        priority: i32,
-    ) {
+    fn __init__(&self, seconds: Option<Py<PyAny>>, exception: Option<Py<PyAny>>, r#ref: bool, priority: i32) {
         let _ = priority;
         let old = (self.fields.seconds.replace(seconds), self.fields.exception.replace(exception));
         drop(old);
@@ -303,4 +297,3 @@ impl PyTimeout {
         Ok(())
     }
 }
-

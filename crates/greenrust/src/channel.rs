@@ -102,11 +102,7 @@ impl<T> Channel<T> {
     /// # Panics
     ///
     /// If `item` is `None`.
-    pub fn put_core(
-        &self,
-        item: &mut Option<T>,
-        deadline: Option<Instant>,
-    ) -> Result<(), WaitError> {
+    pub fn put_core(&self, item: &mut Option<T>, deadline: Option<Instant>) -> Result<(), WaitError> {
         if self.try_put_core(item) {
             return Ok(());
         }
@@ -158,10 +154,7 @@ impl<T> Channel<T> {
         Ok(item.expect("a getter is woken with an item"))
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "the outcome and what it left behind"
-    )]
+    #[expect(clippy::type_complexity, reason = "the outcome and what it left behind")]
     fn wait(
         &self,
         side: &RefCell<VecDeque<Rc<Party<T>>>>,
@@ -171,10 +164,7 @@ impl<T> Channel<T> {
         let hub = Hub::current();
         let address = std::ptr::from_ref(self) as usize;
         let waker = hub.begin_park(WaitingFor::Object("Channel", address))?;
-        let party = Rc::new(Party {
-            waker,
-            item: Cell::new(item.take()),
-        });
+        let party = Rc::new(Party { waker, item: Cell::new(item.take()) });
         side.borrow_mut().push_back(party.clone());
         let wake = match deadline {
             None => hub.park(&party.waker),
@@ -196,8 +186,5 @@ fn pop<T>(side: &RefCell<VecDeque<Rc<Party<T>>>>) -> Option<Rc<Party<T>>> {
 }
 
 fn count<T>(side: &RefCell<VecDeque<Rc<Party<T>>>>) -> usize {
-    side.borrow()
-        .iter()
-        .filter(|party| party.waker.is_waiting())
-        .count()
+    side.borrow().iter().filter(|party| party.waker.is_waiting()).count()
 }

@@ -20,10 +20,8 @@ impl Instant {
     #[inline]
     #[must_use]
     pub fn after(self, duration: Duration) -> Instant {
-        let nanoseconds = duration
-            .as_secs()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(u64::from(duration.subsec_nanos()));
+        let nanoseconds =
+            duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));
         Instant(self.0.saturating_add(nanoseconds))
     }
 
@@ -55,9 +53,7 @@ impl Clock {
 
     /// Returns a clock that stands still until it is advanced.
     pub const fn mock() -> Self {
-        Self {
-            mock: Some(Cell::new(1)),
-        }
+        Self { mock: Some(Cell::new(1)) }
     }
 
     /// Says whether this is a mock clock.

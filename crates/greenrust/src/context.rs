@@ -68,18 +68,23 @@ pub struct Context {
 }
 
 /// What one thread needs for transfers: who is next, and the stacks.
-struct Switcher {
+#[derive(Debug)]
+pub struct Switcher {
     next: Cell<*const Context>,
     pool: UnsafeCell<StackPool>,
 }
 
-thread_local! {
-    static SWITCHER: Switcher = const {
-        Switcher {
-            next: Cell::new(std::ptr::null()),
-            pool: UnsafeCell::new(StackPool::new()),
-        }
-    };
+impl Switcher {
+    /// Creates the switcher of a thread. All contexts that transfer to each other use one.
+    pub const fn new() -> Self {
+        Self { next: Cell::new(std::ptr::null()), pool: UnsafeCell::new(StackPool::new()) }
+    }
+}
+
+impl Default for Switcher {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Context {
@@ -118,9 +123,7 @@ impl Context {
     /// Returns the stack, if the context has one now.
     pub fn stack(&self) -> Option<Stack> {
         // SAFETY: while `machine` is set, the record is alive: it is cleared before the body returns.
-        self.machine
-            .get()
-            .map(|machine| unsafe { *Record::stack(machine) })
+        self.machine.get().map(|machine| unsafe { *Record::stack(machine) })
     }
 
     /// Gives the context a stack and a body. The body begins at the first transfer to the context; it returns the
@@ -133,16 +136,17 @@ impl Context {
     /// # Safety
     ///
     /// The context must stay where it is in memory until its body has returned, and so must the one that the body
-    /// returns. Both belong to this thread.
+    /// returns. Both belong to this thread, as does the switcher, which stays in place as long as they.
     #[inline]
-    pub unsafe fn start<F>(&self, body: F) -> Result<(), StackError>
+    pub unsafe fn start<F>(&self, switcher: &Switcher, body: F) -> Result<(), StackError>
     where
         F: FnOnce() -> *const Context + 'static,
     {
         debug_assert_eq!(self.state.get(), State::Unstarted);
         // SAFETY: the pool is borrowed for this call only, and `allocate` runs no foreign code.
-        let stack = SWITCHER.with(|switcher| unsafe { (*switcher.pool.get()).allocate() })?;
+        let stack = unsafe { (*switcher.pool.get()).allocate() }?;
         let this: *const Context = self;
+        let switcher: *const Switcher = switcher;
         let machine = Machine::with_stack(stack, move |yielder, ()| {
             // SAFETY: the caller of `start` keeps the context in place until this closure has returned.
             unsafe { (*this).yielder.set(yielder) };
@@ -152,11 +156,11 @@ impl Context {
                 (*this).machine.set(None);
                 (*this).state.set(State::Finished);
             }
-            SWITCHER.with(|switcher| switcher.next.set(next));
+            // SAFETY: the switcher outlives the contexts that use it.
+            unsafe { (*switcher).next.set(next) };
         });
         // SAFETY: the record is reserved room at the top of the slot that `machine` now owns, checked for size above.
-        self.machine
-            .set(Some(unsafe { Record::place(stack, machine) }));
+        self.machine.set(Some(unsafe { Record::place(stack, machine) }));
         self.state.set(State::Started);
         Ok(())
     }
@@ -167,16 +171,14 @@ impl Context {
     ///
     /// `self` is started, not finished, not the running context, and of this thread. `from` is the running context.
     #[inline]
-    pub unsafe fn transfer(&self, from: &Context) {
-        SWITCHER.with(|switcher| {
-            switcher.next.set(self);
-            if from.is_root {
-                trampoline(switcher, from);
-            } else {
-                // SAFETY: `from` runs, so the yielder that its body was given is alive on its stack.
-                unsafe { (*from.yielder.get()).suspend(()) };
-            }
-        });
+    pub unsafe fn transfer(&self, from: &Context, switcher: &Switcher) {
+        switcher.next.set(self);
+        if from.is_root {
+            trampoline(switcher, from);
+        } else {
+            // SAFETY: `from` runs, so the yielder that its body was given is alive on its stack.
+            unsafe { (*from.yielder.get()).suspend(()) };
+        }
     }
 }
 
@@ -194,13 +196,7 @@ fn trampoline(switcher: &Switcher, root: &Context) {
             return;
         }
         // SAFETY: whoever set `next` guarantees that it is alive, started and suspended, so it has a machine.
-        let machine = unsafe {
-            (*next)
-                .machine
-                .get()
-                .expect("a transfer goes to a started context")
-                .as_ptr()
-        };
+        let machine = unsafe { (*next).machine.get().expect("a transfer goes to a started context").as_ptr() };
         // SAFETY: only the trampoline of this thread touches a machine, one at a time.
         if let CoroutineResult::Return(()) = unsafe { (*machine).resume(()) } {
             // The context may be gone by now; its record is not, as it stands on the stack that is released here.
@@ -221,8 +217,7 @@ impl Record {
     ///
     /// The slot is owned by the caller and not in use.
     unsafe fn place(stack: Stack, machine: Machine) -> NonNull<Machine> {
-        let pointer = NonNull::new(stack.record().0 as *mut Machine)
-            .expect("a stack does not end at address 0");
+        let pointer = NonNull::new(stack.record().0 as *mut Machine).expect("a stack does not end at address 0");
         // SAFETY: reserved room of sufficient size and alignment (the top is page-aligned, areas are multiples of 16).
         unsafe { pointer.write(machine) };
         // SAFETY: the room behind the coroutine is reserved too; `record` says how much.
@@ -236,10 +231,7 @@ impl Record {
     }
 }
 
-const _: () = assert!(
-    size_of::<Machine>() + size_of::<Stack>() <= 256
-        && align_of::<Stack>() <= align_of::<Machine>()
-);
+const _: () = assert!(size_of::<Machine>() + size_of::<Stack>() <= 256 && align_of::<Stack>() <= align_of::<Machine>());
 
 #[cfg(test)]
 mod tests {
@@ -253,35 +245,30 @@ mod tests {
         let root: &'static Context = Box::leak(Box::new(Context::root()));
         let one: &'static Context = Box::leak(Box::new(Context::new()));
         let two: &'static Context = Box::leak(Box::new(Context::new()));
+        let switcher: &'static Switcher = Box::leak(Box::new(Switcher::new()));
         let (log_one, log_two) = (log.clone(), log.clone());
         // SAFETY: all three contexts live for ever, on this thread; each transfer names the running one.
         unsafe {
-            one.start(move || {
+            one.start(switcher, move || {
                 log_one.borrow_mut().push("one begins");
-                two.transfer(one);
+                two.transfer(one, switcher);
                 log_one.borrow_mut().push("one ends");
                 root as *const Context
             })
             .unwrap();
-            two.start(move || {
+            two.start(switcher, move || {
                 log_two.borrow_mut().push("two begins");
-                one.transfer(two);
+                one.transfer(two, switcher);
                 log_two.borrow_mut().push("two ends");
                 root as *const Context
             })
             .unwrap();
-            one.transfer(root);
+            one.transfer(root, switcher);
             log.borrow_mut().push("root");
-            two.transfer(root);
+            two.transfer(root, switcher);
         }
-        assert_eq!(
-            *log.borrow(),
-            ["one begins", "two begins", "one ends", "root", "two ends"]
-        );
-        assert_eq!(
-            (one.state(), two.state()),
-            (State::Finished, State::Finished)
-        );
+        assert_eq!(*log.borrow(), ["one begins", "two begins", "one ends", "root", "two ends"]);
+        assert_eq!((one.state(), two.state()), (State::Finished, State::Finished));
         assert!(one.stack().is_none());
     }
 }

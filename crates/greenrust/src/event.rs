@@ -21,10 +21,7 @@ pub struct Event {
 impl Event {
     /// Creates an event that is not set.
     pub const fn new() -> Self {
-        Self {
-            is_set: Cell::new(false),
-            waiters: WaitQueue::new(),
-        }
+        Self { is_set: Cell::new(false), waiters: WaitQueue::new() }
     }
 
     /// Says whether the event is set.
@@ -67,9 +64,7 @@ impl Event {
             return Ok(());
         }
         let address = std::ptr::from_ref(self) as usize;
-        self.waiters
-            .wait(WaitingFor::Object("Event", address), deadline)
-            .map_err(|abandoned| abandoned.error)
+        self.waiters.wait(WaitingFor::Object("Event", address), deadline).map_err(|abandoned| abandoned.error)
     }
 }
 
@@ -89,10 +84,7 @@ impl<T> Default for AsyncResult<T> {
 impl<T> AsyncResult<T> {
     /// Creates a result without a value.
     pub const fn new() -> Self {
-        Self {
-            value: RefCell::new(None),
-            waiters: WaitQueue::new(),
-        }
+        Self { value: RefCell::new(None), waiters: WaitQueue::new() }
     }
 
     /// Says whether there is a value.

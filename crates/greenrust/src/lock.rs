@@ -24,10 +24,7 @@ pub struct Semaphore {
 impl Semaphore {
     /// Creates a semaphore with so many permits.
     pub const fn new(permits: usize) -> Self {
-        Self {
-            permits: Cell::new(permits),
-            waiters: WaitQueue::new(),
-        }
+        Self { permits: Cell::new(permits), waiters: WaitQueue::new() }
     }
 
     /// Returns how many permits are free.
@@ -75,20 +72,14 @@ impl Semaphore {
         self.wait_for_permit("Semaphore", deadline)
     }
 
-    fn wait_for_permit(
-        &self,
-        kind: &'static str,
-        deadline: Option<Instant>,
-    ) -> Result<(), WaitError> {
+    fn wait_for_permit(&self, kind: &'static str, deadline: Option<Instant>) -> Result<(), WaitError> {
         let address = std::ptr::from_ref(self) as usize;
-        self.waiters
-            .wait(WaitingFor::Object(kind, address), deadline)
-            .map_err(|abandoned| {
-                if abandoned.was_woken {
-                    self.release();
-                }
-                abandoned.error
-            })
+        self.waiters.wait(WaitingFor::Object(kind, address), deadline).map_err(|abandoned| {
+            if abandoned.was_woken {
+                self.release();
+            }
+            abandoned.error
+        })
     }
 
     /// Gives a permit back: to the first waiter, else to whoever comes next. Returns whether somebody waited for it.
@@ -125,10 +116,7 @@ pub struct BoundedSemaphore {
 impl BoundedSemaphore {
     /// Creates a semaphore with so many permits.
     pub const fn new(permits: usize) -> Self {
-        Self {
-            semaphore: Semaphore::new(permits),
-            initial: permits,
-        }
+        Self { semaphore: Semaphore::new(permits), initial: permits }
     }
 
     /// Returns the semaphore, for everything but a release.
@@ -181,20 +169,13 @@ impl Default for RLock {
 impl RLock {
     /// Creates a free lock.
     pub const fn new() -> Self {
-        Self {
-            lock: Semaphore::new(1),
-            owner: RefCell::new(None),
-            count: Cell::new(0),
-        }
+        Self { lock: Semaphore::new(1), owner: RefCell::new(None), count: Cell::new(0) }
     }
 
     /// Says whether the running greenlet holds the lock.
     #[inline]
     pub fn is_owned(&self) -> bool {
-        self.owner
-            .borrow()
-            .as_ref()
-            .is_some_and(|owner| Hub::current().is_running(owner))
+        self.owner.borrow().as_ref().is_some_and(|owner| Hub::current().is_running(owner))
     }
 
     /// Returns the greenlet that holds the lock.
@@ -290,11 +271,7 @@ impl RLock {
     /// # Errors
     ///
     /// [`WaitError`]: the lock was not taken.
-    pub fn acquire_all_core(
-        &self,
-        count: usize,
-        deadline: Option<Instant>,
-    ) -> Result<(), WaitError> {
+    pub fn acquire_all_core(&self, count: usize, deadline: Option<Instant>) -> Result<(), WaitError> {
         self.acquire_core(deadline)?;
         self.count.set(self.count.get() - 1 + count);
         Ok(())

@@ -26,10 +26,7 @@ use crate::hub::WaitingFor;
 use crate::wait_queue::{WaitError, WaitQueue};
 
 /// Where a queue keeps its items, and in which order they leave.
-#[expect(
-    clippy::len_without_is_empty,
-    reason = "a queue asks for the length alone, and foreign code has to supply it"
-)]
+#[expect(clippy::len_without_is_empty, reason = "a queue asks for the length alone, and foreign code has to supply it")]
 pub trait Store<T> {
     /// What can go wrong in a store of foreign code; [`Infallible`] for ours.
     type Error;
@@ -156,10 +153,7 @@ impl<T, F: FnMut(T)> Drop for PutBack<T, F> {
 
 fn copy_outside<T: Clone>(item: T, put: impl FnMut(T)) -> T {
     // `Clone` is the user's code: it may use the queue, so the item is out of the store meanwhile.
-    let held = PutBack {
-        item: Some(item),
-        put,
-    };
+    let held = PutBack { item: Some(item), put };
     held.item.clone().expect("set above")
 }
 
@@ -243,8 +237,7 @@ impl Side {
     }
 
     fn wake_all(&self) {
-        self.promised
-            .set(self.promised.get() + self.waiters.wake_all());
+        self.promised.set(self.promised.get() + self.waiters.wake_all());
     }
 
     /// Waits for a promise, which is used up on return.
@@ -255,9 +248,7 @@ impl Side {
         deadline: Option<Instant>,
         in_front: bool,
     ) -> Result<(), WaitError> {
-        let outcome = self
-            .waiters
-            .wait_at(WaitingFor::Object(kind, address), deadline, in_front);
+        let outcome = self.waiters.wait_at(WaitingFor::Object(kind, address), deadline, in_front);
         if outcome.is_ok() || outcome.is_err_and(|abandoned| abandoned.was_woken) {
             self.promised.set(self.promised.get() - 1);
         }
@@ -399,8 +390,7 @@ impl<T, S: Store<T>> Queue<T, S> {
             self.getters.promise(self.length()?);
         }
         if !self.putters.waiters.is_empty() {
-            self.putters
-                .promise(self.capacity.get().saturating_sub(self.length()?));
+            self.putters.promise(self.capacity.get().saturating_sub(self.length()?));
         }
         Ok(())
     }
@@ -449,22 +439,14 @@ impl<T, S: Store<T>> Queue<T, S> {
     ///
     /// If `item` is `None`.
     #[inline]
-    pub fn put_core(
-        &self,
-        item: &mut Option<T>,
-        deadline: Option<Instant>,
-    ) -> Result<(), QueueError<S::Error>> {
+    pub fn put_core(&self, item: &mut Option<T>, deadline: Option<Instant>) -> Result<(), QueueError<S::Error>> {
         let mut is_newcomer = true;
         loop {
             if self.is_shut_down.get() {
                 return Err(QueueError::ShutDown);
             }
             let capacity = self.capacity.get();
-            let promised_to_others = if is_newcomer {
-                self.putters.promised.get()
-            } else {
-                0
-            };
+            let promised_to_others = if is_newcomer { self.putters.promised.get() } else { 0 };
             if capacity == usize::MAX || self.length()? + promised_to_others < capacity {
                 return self.store_item(item);
             }
@@ -483,11 +465,7 @@ impl<T, S: Store<T>> Queue<T, S> {
     }
 
     fn why_empty(&self) -> QueueError<S::Error> {
-        if self.is_shut_down.get() {
-            QueueError::ShutDown
-        } else {
-            QueueError::Empty
-        }
+        if self.is_shut_down.get() { QueueError::ShutDown } else { QueueError::Empty }
     }
 
     /// Gets an item, if there is one. Does not switch.
@@ -525,11 +503,7 @@ impl<T, S: Store<T>> Queue<T, S> {
             let length = self.length()?;
             let is_shut_down = self.is_shut_down.get();
             // After a shutdown nothing comes any more: whoever is first takes the rest.
-            let promised_to_others = if is_newcomer && !is_shut_down {
-                self.getters.promised.get()
-            } else {
-                0
-            };
+            let promised_to_others = if is_newcomer && !is_shut_down { self.getters.promised.get() } else { 0 };
             if length > promised_to_others {
                 return Ok(());
             }
@@ -541,19 +515,13 @@ impl<T, S: Store<T>> Queue<T, S> {
         }
     }
 
-    fn wait(
-        &self,
-        side: &Side,
-        deadline: Option<Instant>,
-        in_front: bool,
-    ) -> Result<(), QueueError<S::Error>> {
+    fn wait(&self, side: &Side, deadline: Option<Instant>, in_front: bool) -> Result<(), QueueError<S::Error>> {
         let address = std::ptr::from_ref(self) as usize;
-        side.wait("Queue", address, deadline, in_front)
-            .map_err(|error| {
-                // What was promised goes to the next; the reason of the failure is worth more than a failing store.
-                let _ = self.balance();
-                error.into()
-            })
+        side.wait("Queue", address, deadline, in_front).map_err(|error| {
+            // What was promised goes to the next; the reason of the failure is worth more than a failing store.
+            let _ = self.balance();
+            error.into()
+        })
     }
 
     // -- shutdown and tasks ----------------------------------------------------------------------------------
@@ -620,9 +588,7 @@ impl<T, S: Store<T>> Queue<T, S> {
             return Ok(());
         }
         let address = std::ptr::from_ref(self) as usize;
-        self.joiners
-            .wait(WaitingFor::Object("Queue.join", address), deadline)
-            .map_err(|abandoned| abandoned.error)
+        self.joiners.wait(WaitingFor::Object("Queue.join", address), deadline).map_err(|abandoned| abandoned.error)
     }
 }
 

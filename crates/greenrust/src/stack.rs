@@ -50,10 +50,7 @@ const TRIM_BATCH: usize = 64;
 static STACK_SIZE: AtomicUsize = AtomicUsize::new(DEFAULT_STACK_SIZE);
 static HOST_AREA: AtomicUsize = AtomicUsize::new(0);
 static NOTICE_GIVEN: AtomicBool = AtomicBool::new(false);
-static SLABS: Mutex<Slabs> = Mutex::new(Slabs {
-    open: None,
-    cold: Vec::new(),
-});
+static SLABS: Mutex<Slabs> = Mutex::new(Slabs { open: None, cold: Vec::new() });
 
 /// The system refused memory for a stack; the text names the limit that is likely to blame.
 #[derive(Debug, Clone)]
@@ -77,9 +74,7 @@ impl std::error::Error for StackError {}
 pub fn set_stack_size(bytes: usize) -> Result<(), StackError> {
     if !(MINIMUM_STACK_SIZE..=MAXIMUM_STACK_SIZE).contains(&bytes) {
         return Err(StackError {
-            message: format!(
-                "stack size {bytes} is not between {MINIMUM_STACK_SIZE} and {MAXIMUM_STACK_SIZE} bytes"
-            ),
+            message: format!("stack size {bytes} is not between {MINIMUM_STACK_SIZE} and {MAXIMUM_STACK_SIZE} bytes"),
         });
     }
     STACK_SIZE.store(bytes.next_multiple_of(PAGE), Ordering::Relaxed);
@@ -156,10 +151,7 @@ pub struct StackPool {
 impl StackPool {
     /// Creates an empty pool; it takes no memory until the first stack is released to it.
     pub const fn new() -> Self {
-        Self {
-            hot: Vec::new(),
-            to_trim: Vec::new(),
-        }
+        Self { hot: Vec::new(), to_trim: Vec::new() }
     }
 
     /// Hands out a stack: a hot one if there is one, else one of the process's slabs.
@@ -180,10 +172,7 @@ impl StackPool {
 
     #[cold]
     fn allocate_cold(&mut self) -> Result<Stack, StackError> {
-        SLABS
-            .lock()
-            .expect("the slab allocator does not panic")
-            .allocate()
+        SLABS.lock().expect("the slab allocator does not panic").allocate()
     }
 
     /// Takes a stack back for reuse. Its content is garbage from now on.
@@ -203,22 +192,14 @@ impl StackPool {
     #[cold]
     fn trim(&mut self) {
         self.to_trim.sort_unstable_by_key(|stack| stack.bottom);
-        let mut runs = self
-            .to_trim
-            .iter()
-            .map(|stack| stack.bottom..stack.top())
-            .peekable();
+        let mut runs = self.to_trim.iter().map(|stack| stack.bottom..stack.top()).peekable();
         while let Some(mut run) = runs.next() {
             while runs.peek().is_some_and(|next| next.start == run.end) {
                 run.end = runs.next().expect("peeked").end;
             }
             memory::discard(run);
         }
-        SLABS
-            .lock()
-            .expect("the slab allocator does not panic")
-            .cold
-            .append(&mut self.to_trim);
+        SLABS.lock().expect("the slab allocator does not panic").cold.append(&mut self.to_trim);
     }
 }
 
@@ -230,8 +211,7 @@ impl Drop for StackPool {
 }
 
 fn is_current(stack: &Stack) -> bool {
-    stack.size == STACK_SIZE.load(Ordering::Relaxed)
-        && stack.host_area == HOST_AREA.load(Ordering::Relaxed)
+    stack.size == STACK_SIZE.load(Ordering::Relaxed) && stack.host_area == HOST_AREA.load(Ordering::Relaxed)
 }
 
 /// The process's slabs: the one that slots are cut from, and slots that came back.
@@ -255,11 +235,7 @@ impl Slabs {
             if let Some(slab) = &mut self.open
                 && slab.end - slab.next >= size
             {
-                let stack = Stack {
-                    bottom: slab.next,
-                    size,
-                    host_area: HOST_AREA.load(Ordering::Relaxed),
-                };
+                let stack = Stack { bottom: slab.next, size, host_area: HOST_AREA.load(Ordering::Relaxed) };
                 memory::install_guard(stack.guard()).map_err(|error| StackError {
                     message: format!(
                         "no guard for a greenlet's stack: {error}; kernels before 6.13 need two mappings a stack, and \
@@ -284,10 +260,7 @@ impl Slab {
                     // An odd number of MiB, for the sharing of page-table pages that the module describes.
                     let first = start.next_multiple_of(2 << 20) + (1 << 20);
                     let end = start + size + 2 * (1 << 20);
-                    return Ok(Slab {
-                        next: first.min(end),
-                        end,
-                    });
+                    return Ok(Slab { next: first.min(end), end });
                 }
                 Err(_) if size / 4 >= stack_size + (1 << 20) => size /= 4,
                 Err(error) if stack_size > SHRUNK_STACK_SIZE => {
@@ -334,10 +307,7 @@ mod tests {
     #[test]
     fn a_size_out_of_range_is_refused_with_value_and_limits() {
         let message = set_stack_size(1).unwrap_err().to_string();
-        assert!(
-            message.contains('1') && message.contains("65536"),
-            "{message}"
-        );
+        assert!(message.contains('1') && message.contains("65536"), "{message}");
         assert!(set_stack_size(MAXIMUM_STACK_SIZE + 1).is_err());
     }
 
@@ -350,9 +320,7 @@ mod tests {
     #[test]
     fn surplus_stacks_lose_their_pages() {
         let mut pool = StackPool::new();
-        let stacks: Vec<_> = (0..HOT_STACKS + TRIM_BATCH)
-            .map(|_| pool.allocate().unwrap())
-            .collect();
+        let stacks: Vec<_> = (0..HOT_STACKS + TRIM_BATCH).map(|_| pool.allocate().unwrap()).collect();
         for stack in stacks {
             pool.release(stack);
         }

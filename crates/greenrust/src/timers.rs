@@ -50,11 +50,7 @@ pub struct Timers<T> {
 
 impl<T> Default for Timers<T> {
     fn default() -> Self {
-        Self {
-            heap: Vec::new(),
-            slots: Slab::new(),
-            sequence: 0,
-        }
+        Self { heap: Vec::new(), slots: Slab::new(), sequence: 0 }
     }
 }
 
@@ -85,17 +81,9 @@ impl<T> Timers<T> {
         self.sequence += 1;
         let sequence = self.sequence;
         let position = self.heap.len();
-        let slot = self.slots.insert(Slot {
-            position: position as u32,
-            sequence,
-            payload,
-        });
+        let slot = self.slots.insert(Slot { position: position as u32, sequence, payload });
         let slot = u32::try_from(slot).expect("fewer than 2^32 timers");
-        self.heap.push(Entry {
-            deadline,
-            sequence,
-            slot,
-        });
+        self.heap.push(Entry { deadline, sequence, slot });
         self.sift_up(position);
         TimerKey { slot, sequence }
     }
@@ -113,10 +101,7 @@ impl<T> Timers<T> {
 
     /// Returns the payload of a pending timer.
     pub fn get(&self, key: TimerKey) -> Option<&T> {
-        self.slots
-            .get(key.slot as usize)
-            .filter(|slot| slot.sequence == key.sequence)
-            .map(|slot| &slot.payload)
+        self.slots.get(key.slot as usize).filter(|slot| slot.sequence == key.sequence).map(|slot| &slot.payload)
     }
 
     /// Removes the earliest timer if its deadline is not after `now`.
@@ -167,13 +152,7 @@ impl<T> Timers<T> {
         loop {
             let first = position * 4 + 1;
             let children = first..(first + 4).min(self.heap.len());
-            let Some(least) = children.reduce(|a, b| {
-                if self.heap[b].is_before(&self.heap[a]) {
-                    b
-                } else {
-                    a
-                }
-            }) else {
+            let Some(least) = children.reduce(|a, b| if self.heap[b].is_before(&self.heap[a]) { b } else { a }) else {
                 break;
             };
             if !self.heap[least].is_before(&self.heap[position]) {

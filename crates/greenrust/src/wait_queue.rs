@@ -106,9 +106,7 @@ pub struct WaitQueue {
 impl WaitQueue {
     /// Creates an empty queue, without an allocation.
     pub const fn new() -> Self {
-        Self {
-            wakers: RefCell::new(VecDeque::new()),
-        }
+        Self { wakers: RefCell::new(VecDeque::new()) }
     }
 
     /// Returns how many waiters stand in the queue, including those whose wait has ended and who have not left yet.
@@ -182,26 +180,14 @@ impl WaitQueue {
     ///
     /// Always, except in the hub greenlet and with an interrupt pending.
     #[inline]
-    pub fn wait(
-        &self,
-        waiting_for: WaitingFor,
-        deadline: Option<Instant>,
-    ) -> Result<(), Abandoned> {
+    pub fn wait(&self, waiting_for: WaitingFor, deadline: Option<Instant>) -> Result<(), Abandoned> {
         self.wait_at(waiting_for, deadline, false)
     }
 
     /// As [`WaitQueue::wait`]; `in_front` puts the waiter before all others.
-    pub fn wait_at(
-        &self,
-        waiting_for: WaitingFor,
-        deadline: Option<Instant>,
-        in_front: bool,
-    ) -> Result<(), Abandoned> {
+    pub fn wait_at(&self, waiting_for: WaitingFor, deadline: Option<Instant>, in_front: bool) -> Result<(), Abandoned> {
         let hub = Hub::current();
-        let waker = hub.begin_park(waiting_for).map_err(|error| Abandoned {
-            error: error.into(),
-            was_woken: false,
-        })?;
+        let waker = hub.begin_park(waiting_for).map_err(|error| Abandoned { error: error.into(), was_woken: false })?;
         if in_front {
             self.push_front(waker.clone());
         } else {

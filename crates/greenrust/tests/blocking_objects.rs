@@ -31,11 +31,7 @@ impl<F: FnOnce()> Body for Closure<F> {
 type Log = Rc<RefCell<Vec<String>>>;
 
 /// A greenlet that writes what its body returns into the log.
-fn spawn<T: std::fmt::Debug>(
-    log: &Log,
-    name: &str,
-    body: impl FnOnce() -> T + 'static,
-) -> RawGreenlet {
+fn spawn<T: std::fmt::Debug>(log: &Log, name: &str, body: impl FnOnce() -> T + 'static) -> RawGreenlet {
     let hub = Hub::current();
     let (log, name) = (log.clone(), name.to_owned());
     let greenlet = RawGreenlet::new(
@@ -67,10 +63,7 @@ fn pause(seconds: u64) {
 }
 
 fn after(seconds: u64) -> Instant {
-    Hub::current()
-        .clock()
-        .now()
-        .after(Duration::from_secs(seconds))
+    Hub::current().clock().now().after(Duration::from_secs(seconds))
 }
 
 fn in_thread(test: impl FnOnce(Log) + Send + 'static) {
@@ -107,10 +100,7 @@ fn a_released_permit_goes_to_the_first_waiter_and_to_nobody_who_comes_later() {
         settle();
         assert_eq!(take(&log), ["a Ok(())"]);
         assert!(semaphore.release());
-        assert_eq!(
-            semaphore.acquire_core(Some(after(1))),
-            Err(WaitError::TimedOut)
-        );
+        assert_eq!(semaphore.acquire_core(Some(after(1))), Err(WaitError::TimedOut));
         assert_eq!(take(&log), ["b Ok(())"]);
         assert!(!semaphore.release());
         assert_eq!((semaphore.permits(), semaphore.waiting()), (1, 0));
@@ -140,9 +130,7 @@ fn a_waiter_that_timed_out_in_the_same_turn_is_passed_over_and_gains_nothing() {
         let semaphore = Rc::new(Semaphore::new(0));
         for (name, seconds) in [("a", 1), ("b", 5)] {
             let semaphore = semaphore.clone();
-            spawn(&log, name, move || {
-                semaphore.acquire_core(Some(after(seconds)))
-            });
+            spawn(&log, name, move || semaphore.acquire_core(Some(after(seconds))));
         }
         settle();
         let releaser = semaphore.clone();
@@ -269,10 +257,7 @@ fn items_reach_getters_in_the_order_in_which_they_came() {
             queue.put_core(&mut Some(item), None).unwrap();
         }
         // All three are promised: a blocking get waits behind, and nothing is left for it.
-        assert_eq!(
-            queue.get_core(Some(after(1))),
-            Err(QueueError::Wait(WaitError::TimedOut))
-        );
+        assert_eq!(queue.get_core(Some(after(1))), Err(QueueError::Wait(WaitError::TimedOut)));
         assert_eq!(take(&log), ["a Ok(1)", "b Ok(2)", "c Ok(3)"]);
         assert_eq!(queue.try_get_core(), Err(QueueError::Empty));
     });
@@ -321,9 +306,7 @@ fn a_bounded_queue_makes_putters_wait_their_turn() {
         let queue = Rc::new(Queue::bounded(2));
         for item in 1..=5 {
             let queue = queue.clone();
-            spawn(&log, &format!("put {item}"), move || {
-                queue.put_core(&mut Some(item), None)
-            });
+            spawn(&log, &format!("put {item}"), move || queue.put_core(&mut Some(item), None));
         }
         settle();
         assert_eq!(take(&log), ["put 1 Ok(())", "put 2 Ok(())"]);
@@ -336,10 +319,7 @@ fn a_bounded_queue_makes_putters_wait_their_turn() {
         assert_eq!(take(&log), ["put 3 Ok(())", "put 4 Ok(())", "put 5 Ok(())"]);
         queue.set_capacity(Some(1)).unwrap();
         queue.put_core(&mut late, None).unwrap();
-        assert_eq!(
-            queue.put_core(&mut Some(10), Some(after(1))),
-            Err(QueueError::Wait(WaitError::TimedOut))
-        );
+        assert_eq!(queue.put_core(&mut Some(10), Some(after(1))), Err(QueueError::Wait(WaitError::TimedOut)));
         assert_eq!(queue.waiting_putters(), 0);
     });
 }
@@ -448,10 +428,7 @@ fn a_put_and_a_get_meet_in_a_channel() {
         settle();
         assert_eq!(take(&log), ["put Ok(())", "put Ok(())"]);
         let mut item = Some(3);
-        assert_eq!(
-            channel.put_core(&mut item, Some(after(1))),
-            Err(WaitError::TimedOut)
-        );
+        assert_eq!(channel.put_core(&mut item, Some(after(1))), Err(WaitError::TimedOut));
         assert_eq!((item, channel.balance()), (Some(3), 0));
     });
 }

@@ -6,8 +6,8 @@
 use std::num::NonZeroUsize;
 
 use greenrust::http::{
-    BodyDecoder, BodyError, BodyKind, CHUNK_END, LAST_CHUNK, ParseStatus, RequestError,
-    RequestParser, ResponseEncoder, Version, encode_chunk_head,
+    BodyDecoder, BodyError, BodyKind, CHUNK_END, LAST_CHUNK, ParseStatus, RequestError, RequestParser, ResponseEncoder,
+    Version, encode_chunk_head,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -70,17 +70,12 @@ fn encode_chunks(chunks: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn damaged_chunks() -> impl Strategy<Value = Vec<u8>> {
-    (
-        vec(vec(any::<u8>(), 1..9), 0..4),
-        any::<Index>(),
-        any::<u8>(),
-    )
-        .prop_map(|(chunks, index, byte)| {
-            let mut bytes = encode_chunks(&chunks);
-            let position = index.index(bytes.len());
-            bytes[position] = byte;
-            bytes
-        })
+    (vec(vec(any::<u8>(), 1..9), 0..4), any::<Index>(), any::<u8>()).prop_map(|(chunks, index, byte)| {
+        let mut bytes = encode_chunks(&chunks);
+        let position = index.index(bytes.len());
+        bytes[position] = byte;
+        bytes
+    })
 }
 
 fn sorted_ends(splits: &[Index], length: usize) -> Vec<usize> {
@@ -93,23 +88,9 @@ fn sorted_ends(splits: &[Index], length: usize) -> Vec<usize> {
 /// All that a parsed head tells.
 fn describe(parser: &RequestParser, bytes: &[u8]) -> String {
     let head = parser.head(bytes);
-    let line = (
-        head.method(),
-        head.target(),
-        head.version(),
-        head.path_and_query(),
-        head.authority(),
-    );
-    let decisions = (
-        head.body_kind(),
-        head.wants_keep_alive(),
-        head.expects_continue(),
-        head.upgrade(),
-    );
-    format!(
-        "{line:?} {decisions:?} {:?}",
-        head.headers().collect::<Vec<_>>()
-    )
+    let line = (head.method(), head.target(), head.version(), head.path_and_query(), head.authority());
+    let decisions = (head.body_kind(), head.wants_keep_alive(), head.expects_continue(), head.upgrade());
+    format!("{line:?} {decisions:?} {:?}", head.headers().collect::<Vec<_>>())
 }
 
 /// Parses `bytes` as they come in, split at `splits`.

@@ -16,12 +16,7 @@ fn verdict(bytes: &[u8]) -> Result<ParseStatus, RequestError> {
         .map(|length| parser.parse(&bytes[..length]))
         .find(|result| *result != Ok(ParseStatus::Incomplete))
         .unwrap_or(Ok(ParseStatus::Incomplete));
-    assert_eq!(
-        whole,
-        trickled,
-        "whole and trickled differ: {:?}",
-        String::from_utf8_lossy(bytes)
-    );
+    assert_eq!(whole, trickled, "whole and trickled differ: {:?}", String::from_utf8_lossy(bytes));
     whole
 }
 
@@ -33,11 +28,7 @@ fn assert_refused(cases: &[Case], request: impl Fn(&str) -> String) {
     for &(rule, part, error, status) in cases {
         assert!(rule.starts_with("RFC "), "{rule}");
         let request = request(part);
-        assert_eq!(
-            verdict(request.as_bytes()),
-            Err(error),
-            "{rule}: {request:?}"
-        );
+        assert_eq!(verdict(request.as_bytes()), Err(error), "{rule}: {request:?}");
         assert_eq!(error.status(), status, "{rule}");
     }
 }
@@ -198,9 +189,7 @@ fn content_length_is_one_number_of_digits() {
         ("RFC 9112 6.3 two unequal fields", "5\r\nContent-Length: 6", DuplicateContentLength, 400),
         ("RFC 9112 6.3 two equal fields", "5\r\ncontent-length: 5", DuplicateContentLength, 400),
     ];
-    assert_refused(cases, |value| {
-        with_fields(&format!("Content-Length: {value}"))
-    });
+    assert_refused(cases, |value| with_fields(&format!("Content-Length: {value}")));
 }
 
 #[test]
@@ -233,18 +222,14 @@ fn transfer_encoding_is_chunked_once_and_alone() {
         ("RFC 9110 5.6.2 quoted", "\"chunked\"", Invalid, 400),
         ("RFC 9110 5.6.2 not a token", "chunked chunked", Invalid, 400),
     ];
-    assert_refused(cases, |value| {
-        with_fields(&format!("Transfer-Encoding: {value}"))
-    });
+    assert_refused(cases, |value| with_fields(&format!("Transfer-Encoding: {value}")));
     #[rustfmt::skip]
     let cases: &[Case] = &[
         ("RFC 9112 6.1 behind Content-Length", "1.1\r\nContent-Length: 5", WithLength, 400),
         ("RFC 9112 6.1 in HTTP/1.0", "1.0", TransferEncodingInHttp10, 400),
         ("RFC 9112 6.1 in HTTP/1.0 with Content-Length", "1.0\r\nContent-Length: 5", WithLength, 400),
     ];
-    assert_refused(cases, |head| {
-        format!("POST / HTTP/{head}\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    });
+    assert_refused(cases, |head| format!("POST / HTTP/{head}\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"));
 }
 
 #[test]
@@ -277,13 +262,7 @@ fn unusual_requests_that_are_clear_are_accepted() {
     ];
     for (rule, head, body) in cases {
         let bytes = format!("{head}\r\n\r\n").into_bytes();
-        assert_eq!(
-            verdict(&bytes),
-            Ok(ParseStatus::Complete {
-                consumed: bytes.len()
-            }),
-            "{rule}: {head:?}"
-        );
+        assert_eq!(verdict(&bytes), Ok(ParseStatus::Complete { consumed: bytes.len() }), "{rule}: {head:?}");
         let mut parser = RequestParser::default();
         parser.parse(&bytes).unwrap();
         assert_eq!(parser.head(&bytes).body_kind(), body, "{rule}");
@@ -301,31 +280,16 @@ fn bytes_that_are_no_utf8_are_refused_in_targets_and_accepted_in_values() {
 fn each_control_character_is_refused_wherever_it_stands() {
     // RFC 9110 5.5 and 5.6.2, RFC 9112 3: the parser looks at many bytes at once, so the character wanders through
     // every offset of a long value, name and target.
-    for control in (0..=0x1f)
-        .chain([0x7f])
-        .filter(|byte| !matches!(byte, b'\t' | b'\n' | b'\r'))
-    {
+    for control in (0..=0x1f).chain([0x7f]).filter(|byte| !matches!(byte, b'\t' | b'\n' | b'\r')) {
         for offset in 0..70 {
             let mut text = [b'a'; 70];
             text[offset] = control;
             let value = [b"GET / HTTP/1.0\r\nA: ", &text[..], b"\r\n\r\n"].concat();
-            assert_eq!(
-                RequestParser::default().parse(&value),
-                Err(HeaderValue),
-                "{control:#x} at {offset}"
-            );
+            assert_eq!(RequestParser::default().parse(&value), Err(HeaderValue), "{control:#x} at {offset}");
             let name = [b"GET / HTTP/1.0\r\n", &text[..], b": a\r\n\r\n"].concat();
-            assert_eq!(
-                RequestParser::default().parse(&name),
-                Err(HeaderName),
-                "{control:#x} at {offset}"
-            );
+            assert_eq!(RequestParser::default().parse(&name), Err(HeaderName), "{control:#x} at {offset}");
             let target = [b"GET /", &text[..], b" HTTP/1.0\r\n\r\n"].concat();
-            assert_eq!(
-                RequestParser::default().parse(&target),
-                Err(RequestLine),
-                "{control:#x} at {offset}"
-            );
+            assert_eq!(RequestParser::default().parse(&target), Err(RequestLine), "{control:#x} at {offset}");
         }
     }
 }

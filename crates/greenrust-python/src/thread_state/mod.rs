@@ -150,7 +150,8 @@ impl ThreadState {
 /// Returns the context of the running greenlet.
 pub fn running_context(py: Python<'_>) -> Option<Py<PyAny>> {
     // SAFETY: the field holds NULL or an owned reference.
-    unsafe { Bound::from_borrowed_ptr_or_opt(py, *greenrust_thread_state_running_context(running())) }.map(Bound::unbind)
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, *greenrust_thread_state_running_context(running())) }
+        .map(Bound::unbind)
 }
 
 /// Replaces the context of the running greenlet.

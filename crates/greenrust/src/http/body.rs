@@ -107,10 +107,7 @@ pub struct Decoded {
 
 impl Decoded {
     fn nothing(consumed: usize) -> Self {
-        Self {
-            consumed,
-            data: consumed..consumed,
-        }
+        Self { consumed, data: consumed..consumed }
     }
 }
 
@@ -170,14 +167,9 @@ impl BodyDecoder {
     pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, BodyError> {
         match &mut self.0 {
             Framing::Length { remaining } => {
-                let taken = usize::try_from(*remaining)
-                    .unwrap_or(usize::MAX)
-                    .min(input.len());
+                let taken = usize::try_from(*remaining).unwrap_or(usize::MAX).min(input.len());
                 *remaining -= taken as u64;
-                Ok(Decoded {
-                    consumed: taken,
-                    data: 0..taken,
-                })
+                Ok(Decoded { consumed: taken, data: 0..taken })
             }
             Framing::Chunked(decoder) => decoder.decode(input),
         }
@@ -211,10 +203,7 @@ impl BodyDecoder {
     /// returned.
     pub fn end_of_stream(&self) -> Result<(), BodyError> {
         match &self.0 {
-            Framing::Chunked(ChunkedDecoder {
-                state: State::Failed(error),
-                ..
-            }) => Err(*error),
+            Framing::Chunked(ChunkedDecoder { state: State::Failed(error), .. }) => Err(*error),
             _ if self.is_finished() => Ok(()),
             _ => Err(BodyError::Truncated),
         }
@@ -277,13 +266,7 @@ impl ChunkedDecoder {
     /// Creates the decoder of a body with at most `max_bytes` bytes of data; `u64::MAX` is no limit.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        Self {
-            state: State::SizeStart,
-            size: 0,
-            allowance: max_bytes,
-            line_bytes: 0,
-            trailer_count: 0,
-        }
+        Self { state: State::SizeStart, size: 0, allowance: max_bytes, line_bytes: 0, trailer_count: 0 }
     }
 
     /// Finds the next piece of data in `input`, as [`BodyDecoder::decode`].
@@ -296,18 +279,13 @@ impl ChunkedDecoder {
             match self.state {
                 State::Data => {
                     let available = input.len() - position;
-                    let taken = usize::try_from(self.size)
-                        .unwrap_or(usize::MAX)
-                        .min(available);
+                    let taken = usize::try_from(self.size).unwrap_or(usize::MAX).min(available);
                     self.size -= taken as u64;
                     if self.size == 0 {
                         self.state = State::DataCarriageReturn;
                     }
                     let end = position + taken;
-                    return Ok(Decoded {
-                        consumed: end,
-                        data: position..end,
-                    });
+                    return Ok(Decoded { consumed: end, data: position..end });
                 }
                 State::Finished => return Ok(Decoded::nothing(position)),
                 State::Failed(error) => return Err(error),
@@ -333,11 +311,7 @@ impl ChunkedDecoder {
     /// Returns how many bytes of the present chunk's data are outstanding.
     #[must_use]
     pub fn known_remaining(&self) -> u64 {
-        if self.state == State::Data {
-            self.size
-        } else {
-            0
-        }
+        if self.state == State::Data { self.size } else { 0 }
     }
 
     /// Takes one byte of framing.
@@ -376,10 +350,7 @@ impl ChunkedDecoder {
                     return Ok(State::TrailerStart);
                 }
                 // RFC 9110 section 15.5.14: 413 as soon as it is known, not after the data.
-                self.allowance = self
-                    .allowance
-                    .checked_sub(self.size)
-                    .ok_or(BodyError::TooLarge)?;
+                self.allowance = self.allowance.checked_sub(self.size).ok_or(BodyError::TooLarge)?;
                 Ok(State::Data)
             }
             // RFC 9112 section 7.1: chunk-data CRLF. Anything else means that size and data disagree.
@@ -388,10 +359,7 @@ impl ChunkedDecoder {
             State::DataLineFeed => expect_line_feed(byte).map(|()| State::SizeStart),
             State::TrailerStart if byte == b'\r' => Ok(State::EndLineFeed),
             State::EndLineFeed => expect_line_feed(byte).map(|()| State::Finished),
-            State::TrailerStart
-            | State::TrailerName
-            | State::TrailerValue
-            | State::TrailerLineFeed => {
+            State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLineFeed => {
                 // RFC 9110 section 5.4: a server must not be made to wade through any number of fields.
                 self.line_bytes += 1;
                 self.trailer_count += usize::from(state == State::TrailerStart);
@@ -431,11 +399,7 @@ impl ChunkedDecoder {
 }
 
 fn expect_line_feed(byte: u8) -> Result<(), BodyError> {
-    if byte == b'\n' {
-        Ok(())
-    } else {
-        Err(BodyError::LineEnd)
-    }
+    if byte == b'\n' { Ok(()) } else { Err(BodyError::LineEnd) }
 }
 
 /// Takes one byte of `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 section 7.1.1).
@@ -452,9 +416,7 @@ fn extension_byte(state: State, byte: u8) -> Result<State, BodyError> {
         // RFC 9110 section 5.6.4: quoted-string.
         (State::ExtensionQuoted, b'"') => State::ExtensionQuotedEnd,
         (State::ExtensionQuoted, b'\\') => State::ExtensionQuotedPair,
-        (State::ExtensionQuoted | State::ExtensionQuotedPair, _) if is_field_byte(byte) => {
-            State::ExtensionQuoted
-        }
+        (State::ExtensionQuoted | State::ExtensionQuotedPair, _) if is_field_byte(byte) => State::ExtensionQuoted,
         (State::ExtensionNameStart | State::ExtensionName, _) if token => State::ExtensionName,
         (State::ExtensionValueStart | State::ExtensionValue, _) if token => State::ExtensionValue,
         (
@@ -465,9 +427,7 @@ fn extension_byte(state: State, byte: u8) -> Result<State, BodyError> {
             | State::ExtensionQuotedEnd,
             b';',
         ) => State::ExtensionNameStart,
-        (State::ExtensionName | State::ExtensionValue | State::ExtensionQuotedEnd, b'\r') => {
-            State::ChunkLineFeed
-        }
+        (State::ExtensionName | State::ExtensionValue | State::ExtensionQuotedEnd, b'\r') => State::ChunkLineFeed,
         // A recipient that ends the line at a lone line feed inside an extension would see other chunks.
         (_, b'\n') => return Err(BodyError::LineEnd),
         _ => return Err(BodyError::ChunkExtension),
@@ -493,11 +453,7 @@ mod tests {
     use super::*;
 
     /// Decodes `input` given in pieces of `step` bytes; returns the data and what lies behind the body.
-    fn decode(
-        decoder: &mut BodyDecoder,
-        input: &[u8],
-        step: usize,
-    ) -> Result<(Vec<u8>, Vec<u8>), BodyError> {
+    fn decode(decoder: &mut BodyDecoder, input: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>), BodyError> {
         let mut data = Vec::new();
         let mut position = 0;
         while position < input.len() && !decoder.is_finished() {
@@ -512,19 +468,10 @@ mod tests {
     }
 
     fn chunked(input: &[u8]) -> Result<(Vec<u8>, Vec<u8>), BodyError> {
-        let whole = decode(
-            &mut BodyDecoder::new(BodyKind::Chunked, None)?,
-            input,
-            usize::MAX / 2,
-        );
+        let whole = decode(&mut BodyDecoder::new(BodyKind::Chunked, None)?, input, usize::MAX / 2);
         for step in 1..=input.len().min(9) {
             let pieces = decode(&mut BodyDecoder::new(BodyKind::Chunked, None)?, input, step);
-            assert_eq!(
-                whole,
-                pieces,
-                "{:?} in pieces of {step}",
-                String::from_utf8_lossy(input)
-            );
+            assert_eq!(whole, pieces, "{:?} in pieces of {step}", String::from_utf8_lossy(input));
         }
         whole
     }
@@ -533,17 +480,8 @@ mod tests {
     fn body_of_known_length_ends_at_its_length() {
         for step in 1..8 {
             let mut decoder = BodyDecoder::new(BodyKind::Length(5), Some(5)).unwrap();
-            assert_eq!(
-                decode(&mut decoder, b"helloGET", step),
-                Ok((b"hello".to_vec(), b"GET".to_vec()))
-            );
-            assert_eq!(
-                decoder.decode(b"GET"),
-                Ok(Decoded {
-                    consumed: 0,
-                    data: 0..0
-                })
-            );
+            assert_eq!(decode(&mut decoder, b"helloGET", step), Ok((b"hello".to_vec(), b"GET".to_vec())));
+            assert_eq!(decoder.decode(b"GET"), Ok(Decoded { consumed: 0, data: 0..0 }));
         }
     }
 
@@ -563,11 +501,7 @@ mod tests {
         assert_eq!(decoder.known_remaining(), 1);
         let whole = b"3\r\nabc\r\n0\r\nA: b\r\n\r\n";
         for length in 0..whole.len() {
-            assert_eq!(
-                chunked(&whole[..length]),
-                Err(BodyError::Truncated),
-                "{length}"
-            );
+            assert_eq!(chunked(&whole[..length]), Err(BodyError::Truncated), "{length}");
         }
         assert!(chunked(whole).is_ok());
     }
@@ -589,11 +523,7 @@ mod tests {
             "3;a=\"\" ;b\r\nabc\r\n0\r\n\r\n",
             "3\r\nabc\r\n0\r\nA: b\r\nContent-Length: 7\r\nEmpty:\r\n\r\n",
         ] {
-            assert_eq!(
-                chunked(body.as_bytes()),
-                Ok((b"abc".to_vec(), Vec::new())),
-                "{body:?}"
-            );
+            assert_eq!(chunked(body.as_bytes()), Ok((b"abc".to_vec(), Vec::new())), "{body:?}");
         }
     }
 
@@ -661,23 +591,15 @@ mod tests {
     #[test]
     fn chunk_line_has_a_limit() {
         let line = |extension: usize| format!("0;{}\r\n\r\n", "a".repeat(extension)).into_bytes();
-        assert_eq!(
-            chunked(&line(CHUNK_LINE_BYTES - 2)),
-            Ok((Vec::new(), Vec::new()))
-        );
-        assert_eq!(
-            chunked(&line(CHUNK_LINE_BYTES - 1)),
-            Err(BodyError::ChunkLineTooLong)
-        );
+        assert_eq!(chunked(&line(CHUNK_LINE_BYTES - 2)), Ok((Vec::new(), Vec::new())));
+        assert_eq!(chunked(&line(CHUNK_LINE_BYTES - 1)), Err(BodyError::ChunkLineTooLong));
         let zeros = "0".repeat(CHUNK_LINE_BYTES + 1);
         assert_eq!(chunked(zeros.as_bytes()), Err(BodyError::ChunkLineTooLong));
     }
 
     #[test]
     fn chunk_line_limit_counts_each_line_for_itself() {
-        let mut body = format!("1;{}\r\nx\r\n", "a".repeat(200))
-            .repeat(4)
-            .into_bytes();
+        let mut body = format!("1;{}\r\nx\r\n", "a".repeat(200)).repeat(4).into_bytes();
         body.extend_from_slice(b"0\r\n\r\n");
         assert_eq!(chunked(&body), Ok((b"xxxx".to_vec(), Vec::new())));
     }
@@ -693,40 +615,21 @@ mod tests {
             chunked(&body).map(|_| ())
         };
         assert_eq!(trailers(1, TRAILER_BYTES - 4), Ok(()));
-        assert_eq!(
-            trailers(1, TRAILER_BYTES - 3),
-            Err(BodyError::TrailersTooLarge)
-        );
+        assert_eq!(trailers(1, TRAILER_BYTES - 3), Err(BodyError::TrailersTooLarge));
         assert_eq!(trailers(TRAILER_COUNT, 1), Ok(()));
-        assert_eq!(
-            trailers(TRAILER_COUNT + 1, 1),
-            Err(BodyError::TrailersTooLarge)
-        );
+        assert_eq!(trailers(TRAILER_COUNT + 1, 1), Err(BodyError::TrailersTooLarge));
         assert_eq!(BodyError::TrailersTooLarge.status(), 431);
     }
 
     #[test]
     fn body_beyond_the_limit_is_refused_before_its_data() {
-        assert_eq!(
-            BodyDecoder::new(BodyKind::Length(6), Some(5)).unwrap_err(),
-            BodyError::TooLarge
-        );
+        assert_eq!(BodyDecoder::new(BodyKind::Length(6), Some(5)).unwrap_err(), BodyError::TooLarge);
         assert_eq!(BodyError::TooLarge.status(), 413);
         let mut decoder = BodyDecoder::new(BodyKind::Chunked, Some(5)).unwrap();
-        assert_eq!(
-            decode(&mut decoder, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 64),
-            Ok((b"abcde".to_vec(), Vec::new()))
-        );
+        assert_eq!(decode(&mut decoder, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 64), Ok((b"abcde".to_vec(), Vec::new())));
         let mut decoder = BodyDecoder::new(BodyKind::Chunked, Some(5)).unwrap();
-        assert_eq!(
-            decode(&mut decoder, b"3\r\nabc\r\n3\r\n", 64),
-            Err(BodyError::TooLarge)
-        );
-        assert_eq!(
-            decoder.decode(b"def"),
-            Err(BodyError::TooLarge),
-            "the error stays"
-        );
+        assert_eq!(decode(&mut decoder, b"3\r\nabc\r\n3\r\n", 64), Err(BodyError::TooLarge));
+        assert_eq!(decoder.decode(b"def"), Err(BodyError::TooLarge), "the error stays");
         assert_eq!(decoder.end_of_stream(), Err(BodyError::TooLarge));
     }
 }

@@ -39,11 +39,8 @@ mod syntax;
 
 pub use body::{BodyDecoder, BodyError, BodyKind, ChunkedDecoder, Decoded};
 pub use date::DateCache;
-pub use request::{
-    Header, ParseStatus, RequestError, RequestHead, RequestLimits, RequestParser, Version,
-};
+pub use request::{Header, ParseStatus, RequestError, RequestHead, RequestLimits, RequestParser, Version};
 pub use response::{
-    CHUNK_END, LAST_CHUNK, ResponseBodyKind, ResponseEncoder, ResponseError, allows_content_length,
-    connection_field, encode_chunk_head, forbids_body, keeps_alive, reason_phrase,
-    response_body_kind,
+    CHUNK_END, LAST_CHUNK, ResponseBodyKind, ResponseEncoder, ResponseError, allows_content_length, connection_field,
+    encode_chunk_head, forbids_body, keeps_alive, reason_phrase, response_body_kind,
 };

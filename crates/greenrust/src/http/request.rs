@@ -47,11 +47,7 @@ pub struct RequestLimits {
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self {
-            request_line_bytes: 8192,
-            header_bytes: 65536,
-            header_count: 100,
-        }
+        Self { request_line_bytes: 8192, header_bytes: 65536, header_count: 100 }
     }
 }
 
@@ -214,10 +210,7 @@ impl Span {
     #[inline]
     fn of(buffer: &[u8], part: &[u8]) -> Self {
         let start = part.as_ptr().addr() - buffer.as_ptr().addr();
-        Self {
-            start,
-            end: start + part.len(),
-        }
+        Self { start, end: start + part.len() }
     }
 
     #[inline]
@@ -361,10 +354,7 @@ impl RequestParser {
     #[must_use]
     pub fn head<'a>(&'a self, buffer: &'a [u8]) -> RequestHead<'a> {
         assert!(self.complete, "no complete request head was parsed");
-        RequestHead {
-            parsed: self,
-            buffer,
-        }
+        RequestHead { parsed: self, buffer }
     }
 
     /// Returns whether bytes of a request have been seen whose head is not complete: at the end of the stream this
@@ -447,9 +437,7 @@ impl RequestParser {
             Ok(httparse::Status::Partial) => return Err(RequestError::RequestLine),
             Err(error) => return Err(diagnose(error, head, search)),
         }
-        let (Some(method), Some(target), Some(minor)) =
-            (request.method, request.path, request.version)
-        else {
+        let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(RequestError::RequestLine);
         };
         if !is_request_target(method.as_bytes(), target.as_bytes()) {
@@ -457,11 +445,7 @@ impl RequestParser {
         }
         self.method = Span::of(head, method.as_bytes());
         self.target = Span::of(head, target.as_bytes());
-        self.version = if minor == 0 {
-            Version::Http10
-        } else {
-            Version::Http11
-        };
+        self.version = if minor == 0 { Version::Http10 } else { Version::Http11 };
         self.connection = ConnectionOptions::default();
         self.expects_continue = false;
         self.upgrade = None;
@@ -472,10 +456,7 @@ impl RequestParser {
         let mut codings = TransferCodings::default();
         for header in request.headers.iter() {
             let (name, value) = (header.name.as_bytes(), header.value);
-            let span = HeaderSpan {
-                name: Span::of(head, name),
-                value: Span::of(head, value),
-            };
+            let span = HeaderSpan { name: Span::of(head, name), value: Span::of(head, value) };
             self.headers.push(span);
             // Most names differ from these in their length already.
             match name.len() {
@@ -492,8 +473,8 @@ impl RequestParser {
                 6 if name.eq_ignore_ascii_case(b"expect") => {
                     // RFC 9110 section 10.1.1: 100-continue in HTTP/1.0 is ignored. Other expectations are too: 417
                     // is a MAY.
-                    self.expects_continue |= self.version == Version::Http11
-                        && value.eq_ignore_ascii_case(b"100-continue");
+                    self.expects_continue |=
+                        self.version == Version::Http11 && value.eq_ignore_ascii_case(b"100-continue");
                 }
                 7 if name.eq_ignore_ascii_case(b"upgrade") => {
                     self.upgrade.get_or_insert(span.value);
@@ -507,8 +488,7 @@ impl RequestParser {
                         return Err(RequestError::DuplicateContentLength);
                     }
                     // RFC 9110 section 8.6: Content-Length = 1*DIGIT, and a recipient must guard against overflow.
-                    content_length =
-                        Some(parse_decimal(value).ok_or(RequestError::InvalidContentLength)?);
+                    content_length = Some(parse_decimal(value).ok_or(RequestError::InvalidContentLength)?);
                 }
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => codings.add(value)?,
                 _ => {}
@@ -577,17 +557,11 @@ fn diagnose(error: httparse::Error, head: &[u8], search: &Search) -> RequestErro
         }
         httparse::Error::HeaderName => {
             // RFC 9112 section 5.1: white space between name and colon MUST be answered with 400.
-            let spaced = head[search.headers_start..]
-                .split(|&byte| byte == b'\n')
-                .any(|line| {
-                    let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
-                    name.len() < line.len() && is_token(trim_whitespace(name)) && !is_token(name)
-                });
-            if spaced {
-                RequestError::WhitespaceBeforeColon
-            } else {
-                RequestError::HeaderName
-            }
+            let spaced = head[search.headers_start..].split(|&byte| byte == b'\n').any(|line| {
+                let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+                name.len() < line.len() && is_token(trim_whitespace(name)) && !is_token(name)
+            });
+            if spaced { RequestError::WhitespaceBeforeColon } else { RequestError::HeaderName }
         }
         httparse::Error::HeaderValue => RequestError::HeaderValue,
         // Something other than a line end stands behind the version, or a carriage return begins a field line.
@@ -632,11 +606,7 @@ impl TransferCodings {
     fn add(&mut self, value: &[u8]) -> Result<(), RequestError> {
         self.present = true;
         for coding in value.split(|&byte| byte == b',').map(trim_whitespace) {
-            let name = coding
-                .split(|&byte| byte == b';')
-                .next()
-                .map(trim_whitespace)
-                .unwrap_or_default();
+            let name = coding.split(|&byte| byte == b';').next().map(trim_whitespace).unwrap_or_default();
             // RFC 9110 section 10.1.4: transfer-coding = token *( OWS ";" OWS transfer-parameter ). RFC 9110 section
             // 5.6.1.2 tolerates empty list elements; in the field that frames the message they are refused.
             if !is_token(name) {
@@ -652,15 +622,9 @@ impl TransferCodings {
                     return Err(RequestError::InvalidTransferEncoding);
                 }
                 self.chunked = true;
-            } else if [
-                &b"gzip"[..],
-                b"x-gzip",
-                b"deflate",
-                b"compress",
-                b"x-compress",
-            ]
-            .iter()
-            .any(|known| name.eq_ignore_ascii_case(known))
+            } else if [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress"]
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known))
             {
                 self.compressed = true;
             } else {
@@ -687,10 +651,7 @@ impl TransferCodings {
 /// Whether `value` is digits, commas and white space: several lengths rather than no length at all.
 #[cold]
 fn is_digit_list(value: &[u8]) -> bool {
-    value
-        .split(|&byte| byte == b',')
-        .map(trim_whitespace)
-        .all(|length| parse_decimal(length).is_some())
+    value.split(|&byte| byte == b',').map(trim_whitespace).all(|length| parse_decimal(length).is_some())
 }
 
 /// Whether `target` has a form that `method` allows (RFC 9112 section 3.2). Its characters are visible or UTF-8
@@ -703,9 +664,7 @@ fn is_request_target(method: &[u8], target: &[u8]) -> bool {
     }
     // RFC 9112 section 3.2.3: CONNECT has the authority-form, with a port, and it alone.
     if method == b"CONNECT" {
-        return is_authority(target)
-            && target.last().is_some_and(u8::is_ascii_digit)
-            && port_start(target).is_some();
+        return is_authority(target) && target.last().is_some_and(u8::is_ascii_digit) && port_start(target).is_some();
     }
     match target {
         // RFC 9112 section 3.2.1, origin-form.
@@ -725,17 +684,11 @@ fn split_absolute_form(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let [b'a'..=b'z' | b'A'..=b'Z', tail @ ..] = scheme else {
         return None;
     };
-    if !tail
-        .iter()
-        .all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
-    {
+    if !tail.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')) {
         return None;
     }
     let rest = rest.strip_prefix(b"://")?;
-    let end = rest
-        .iter()
-        .position(|&byte| matches!(byte, b'/' | b'?'))
-        .unwrap_or(rest.len());
+    let end = rest.iter().position(|&byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
     Some(rest.split_at(end))
 }
 
@@ -743,11 +696,7 @@ fn split_absolute_form(target: &[u8]) -> Option<(&[u8], &[u8])> {
 fn port_start(authority: &[u8]) -> Option<usize> {
     let colon = memchr::memrchr(b':', authority)?;
     // In `[::1]` the colons belong to the address.
-    if authority.last() == Some(&b']') {
-        None
-    } else {
-        Some(colon + 1)
-    }
+    if authority.last() == Some(&b']') { None } else { Some(colon + 1) }
 }
 
 /// Whether `bytes` is `uri-host [":" port]` with a host that is not empty (RFC 9110 section 7.2, RFC 3986 section
@@ -764,9 +713,7 @@ fn is_authority(bytes: &[u8]) -> bool {
         // RFC 3986 section 3.2.2: IP-literal = "[" ( IPv6address / IPvFuture ) "]".
         [b'[', address @ .., b']'] => {
             !address.is_empty()
-                && address.iter().all(|&byte| {
-                    byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'-' | b'_')
-                })
+                && address.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'-' | b'_'))
         }
         // RFC 3986 section 3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ).
         [_, ..] => host.iter().all(|&byte| {
@@ -869,21 +816,17 @@ impl<'a> RequestHead<'a> {
 
     /// Returns the fields in the order in which they were sent.
     #[inline]
-    pub fn headers(
-        self,
-    ) -> impl ExactSizeIterator<Item = Header<'a>> + DoubleEndedIterator + Clone {
-        self.parsed.headers.iter().map(move |span| Header {
-            name: self.slice(span.name),
-            value: self.slice(span.value),
-        })
+    pub fn headers(self) -> impl ExactSizeIterator<Item = Header<'a>> + DoubleEndedIterator + Clone {
+        self.parsed
+            .headers
+            .iter()
+            .map(move |span| Header { name: self.slice(span.name), value: self.slice(span.value) })
     }
 
     /// Returns the value of the first field of this name, irrespective of case.
     #[must_use]
     pub fn header(self, name: &str) -> Option<&'a [u8]> {
-        self.headers()
-            .find(|header| header.name.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|header| header.value)
+        self.headers().find(|header| header.name.eq_ignore_ascii_case(name.as_bytes())).map(|header| header.value)
     }
 
     /// Returns how the body is framed (RFC 9112 section 6.3).
@@ -938,8 +881,7 @@ impl<'a> RequestHead<'a> {
     #[must_use]
     #[inline]
     pub fn expects_continue(self) -> bool {
-        self.parsed.expects_continue
-            && !matches!(self.parsed.body, BodyKind::None | BodyKind::Length(0))
+        self.parsed.expects_continue && !matches!(self.parsed.body, BodyKind::None | BodyKind::Length(0))
     }
 
     /// Returns the first `Upgrade` value if the request asks for an upgrade: version 1.1, and `Connection` has the
@@ -983,16 +925,9 @@ mod tests {
         assert_eq!(head.version(), Version::Http11);
         assert_eq!(head.authority(), Some(&b"example.org:8080"[..]));
         assert_eq!(head.body_kind(), BodyKind::None);
-        let fields: Vec<_> = head
-            .headers()
-            .map(|header| (header.name, header.value))
-            .collect();
-        let expected: [(&[u8], &[u8]); 4] = [
-            (b"Host", b"example.org:8080"),
-            (b"Accept", b"*/*"),
-            (b"X-Empty", b""),
-            (b"X-Tab", b"v w"),
-        ];
+        let fields: Vec<_> = head.headers().map(|header| (header.name, header.value)).collect();
+        let expected: [(&[u8], &[u8]); 4] =
+            [(b"Host", b"example.org:8080"), (b"Accept", b"*/*"), (b"X-Empty", b""), (b"X-Tab", b"v w")];
         assert_eq!(fields, expected);
         assert_eq!(head.header("x-tab"), Some(&b"v w"[..]));
         assert_eq!(head.header("x-none"), None);
@@ -1002,10 +937,7 @@ mod tests {
     fn bytes_behind_the_head_are_left_alone() {
         let bytes = b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\nbroken";
         let mut parser = RequestParser::default();
-        assert_eq!(
-            parser.parse(bytes),
-            Ok(ParseStatus::Complete { consumed: 28 })
-        );
+        assert_eq!(parser.parse(bytes), Ok(ParseStatus::Complete { consumed: 28 }));
         assert_eq!(parser.head(bytes).target(), b"/1");
         assert_eq!(parser.parse(&bytes[28..]), Err(RequestError::BareLineFeed));
     }
@@ -1032,12 +964,7 @@ mod tests {
         let mut parser = RequestParser::default();
         assert!(parser.parse(b"GET / HTTP/1.1\r\nHost: x\n").is_err());
         assert!(!parser.has_partial_head());
-        assert_eq!(
-            parser.parse(good),
-            Ok(ParseStatus::Complete {
-                consumed: good.len()
-            })
-        );
+        assert_eq!(parser.parse(good), Ok(ParseStatus::Complete { consumed: good.len() }));
     }
 
     #[test]
@@ -1066,11 +993,7 @@ mod tests {
 
     #[test]
     fn limits_accept_what_is_at_them_and_refuse_one_more() {
-        let limits = RequestLimits {
-            request_line_bytes: 20,
-            header_bytes: 30,
-            header_count: 3,
-        };
+        let limits = RequestLimits { request_line_bytes: 20, header_bytes: 30, header_count: 3 };
         let verdict = |bytes: &[u8]| {
             let mut whole = RequestParser::new(limits);
             let mut trickling = RequestParser::new(limits);
@@ -1083,29 +1006,16 @@ mod tests {
             whole
         };
         assert!(verdict(b"GET /567890 HTTP/1.0\r\n\r\n").is_ok());
-        assert_eq!(
-            verdict(b"GET /5678901 HTTP/1.0\r\n\r\n"),
-            Err(RequestError::RequestLineTooLong)
-        );
-        assert_eq!(
-            verdict(b"GET /5678901 HTTP/1.0"),
-            Ok(ParseStatus::Incomplete),
-            "one byte may be a CR"
-        );
-        assert_eq!(
-            verdict(b"GET /56789012 HTTP/1.0"),
-            Err(RequestError::RequestLineTooLong)
-        );
+        assert_eq!(verdict(b"GET /5678901 HTTP/1.0\r\n\r\n"), Err(RequestError::RequestLineTooLong));
+        assert_eq!(verdict(b"GET /5678901 HTTP/1.0"), Ok(ParseStatus::Incomplete), "one byte may be a CR");
+        assert_eq!(verdict(b"GET /56789012 HTTP/1.0"), Err(RequestError::RequestLineTooLong));
         assert!(verdict(b"GET / HTTP/1.0\r\nA: 45678901234567890123456\r\n\r\n").is_ok());
         assert_eq!(
             verdict(b"GET / HTTP/1.0\r\nA: 456789012345678901234567\r\n\r\n"),
             Err(RequestError::HeadersTooLarge)
         );
         assert!(verdict(b"GET / HTTP/1.0\r\nA:\r\nA:\r\nA:\r\n\r\n").is_ok());
-        assert_eq!(
-            verdict(b"GET / HTTP/1.0\r\nA:\r\nA:\r\nA:\r\nA:\r\n\r\n"),
-            Err(RequestError::TooManyHeaders)
-        );
+        assert_eq!(verdict(b"GET / HTTP/1.0\r\nA:\r\nA:\r\nA:\r\nA:\r\n\r\n"), Err(RequestError::TooManyHeaders));
         assert_eq!(RequestError::RequestLineTooLong.status(), 414);
         assert_eq!(RequestError::HeadersTooLarge.status(), 431);
         assert_eq!(RequestError::TooManyHeaders.status(), 431);
@@ -1122,10 +1032,7 @@ mod tests {
         };
         let line = "GET / HTTP/1.0".len();
         assert_eq!(head(8192 - line, 0, 0), Ok(()));
-        assert_eq!(
-            head(8193 - line, 0, 0),
-            Err(RequestError::RequestLineTooLong)
-        );
+        assert_eq!(head(8193 - line, 0, 0), Err(RequestError::RequestLineTooLong));
         assert_eq!(head(0, 65536 - 6, 0), Ok(()));
         assert_eq!(head(0, 65537 - 6, 0), Err(RequestError::HeadersTooLarge));
         assert_eq!(head(0, 0, 99), Ok(()));
@@ -1134,44 +1041,21 @@ mod tests {
 
     #[test]
     fn more_fields_than_fit_the_stack_are_parsed() {
-        let limits = RequestLimits {
-            header_count: 1000,
-            ..RequestLimits::default()
-        };
+        let limits = RequestLimits { header_count: 1000, ..RequestLimits::default() };
         let mut bytes = b"GET / HTTP/1.0\r\n".to_vec();
         for number in 0..1000 {
             bytes.extend_from_slice(format!("N: {number}\r\n").as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
         let mut parser = RequestParser::new(limits);
-        assert_eq!(
-            parser.parse(&bytes),
-            Ok(ParseStatus::Complete {
-                consumed: bytes.len()
-            })
-        );
-        assert_eq!(
-            parser.head(&bytes).headers().next_back().unwrap().value,
-            b"999"
-        );
+        assert_eq!(parser.parse(&bytes), Ok(ParseStatus::Complete { consumed: bytes.len() }));
+        assert_eq!(parser.head(&bytes).headers().next_back().unwrap().value, b"999");
     }
 
     #[test]
     fn first_byte_that_starts_no_method_is_refused_at_once() {
-        for bytes in [
-            &b"\x16"[..],
-            b"\x00",
-            b" ",
-            b"\t",
-            b":",
-            b"\x80",
-            b"\r\n\x16",
-        ] {
-            assert_eq!(
-                RequestParser::default().parse(bytes),
-                Err(RequestError::RequestLine),
-                "{bytes:?}"
-            );
+        for bytes in [&b"\x16"[..], b"\x00", b" ", b"\t", b":", b"\x80", b"\r\n\x16"] {
+            assert_eq!(RequestParser::default().parse(bytes), Err(RequestError::RequestLine), "{bytes:?}");
         }
     }
 
@@ -1182,10 +1066,7 @@ mod tests {
         let parser = parse(bytes.as_bytes()).unwrap();
         assert_eq!(parser.head(bytes.as_bytes()).method(), b"GET");
         bytes.insert_str(0, "\r\n");
-        assert_eq!(
-            parse(bytes.as_bytes()).unwrap_err(),
-            RequestError::EmptyLines
-        );
+        assert_eq!(parse(bytes.as_bytes()).unwrap_err(), RequestError::EmptyLines);
     }
 
     #[test]
@@ -1195,11 +1076,7 @@ mod tests {
             ("HTTP/1.1", "Connection: close\r\n", false),
             ("HTTP/1.1", "Connection: Close\r\n", false),
             ("HTTP/1.1", "Connection: foo, ,close ,bar\r\n", false),
-            (
-                "HTTP/1.1",
-                "Connection: foo\r\nConnection: close\r\n",
-                false,
-            ),
+            ("HTTP/1.1", "Connection: foo\r\nConnection: close\r\n", false),
             ("HTTP/1.1", "Connection: closed\r\n", true),
             ("HTTP/1.1", "Connection: keep-alive, close\r\n", false),
             ("HTTP/1.0", "", false),
@@ -1207,80 +1084,36 @@ mod tests {
             ("HTTP/1.0", "Connection: keep-alive, close\r\n", false),
         ] {
             let bytes = with_fields(version, fields);
-            assert_eq!(
-                parse(&bytes).unwrap().head(&bytes).wants_keep_alive(),
-                wanted,
-                "{version} {fields:?}"
-            );
+            assert_eq!(parse(&bytes).unwrap().head(&bytes).wants_keep_alive(), wanted, "{version} {fields:?}");
         }
     }
 
     #[test]
     fn continue_is_expected_only_in_http11_with_a_body() {
         for (version, fields, expected) in [
-            (
-                "HTTP/1.1",
-                "Expect: 100-continue\r\nContent-Length: 1\r\n",
-                true,
-            ),
-            (
-                "HTTP/1.1",
-                "Expect: 100-Continue\r\nTransfer-Encoding: chunked\r\n",
-                true,
-            ),
-            (
-                "HTTP/1.1",
-                "Expect: 100-continue\r\nContent-Length: 0\r\n",
-                false,
-            ),
+            ("HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 1\r\n", true),
+            ("HTTP/1.1", "Expect: 100-Continue\r\nTransfer-Encoding: chunked\r\n", true),
+            ("HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n", false),
             ("HTTP/1.1", "Expect: 100-continue\r\n", false),
-            (
-                "HTTP/1.1",
-                "Expect: something\r\nContent-Length: 1\r\n",
-                false,
-            ),
-            (
-                "HTTP/1.0",
-                "Expect: 100-continue\r\nContent-Length: 1\r\n",
-                false,
-            ),
+            ("HTTP/1.1", "Expect: something\r\nContent-Length: 1\r\n", false),
+            ("HTTP/1.0", "Expect: 100-continue\r\nContent-Length: 1\r\n", false),
         ] {
             let bytes = with_fields(version, fields);
-            assert_eq!(
-                parse(&bytes).unwrap().head(&bytes).expects_continue(),
-                expected,
-                "{version} {fields:?}"
-            );
+            assert_eq!(parse(&bytes).unwrap().head(&bytes).expects_continue(), expected, "{version} {fields:?}");
         }
     }
 
     #[test]
     fn upgrade_needs_the_connection_option_and_http11() {
         for (version, fields, upgrade) in [
-            (
-                "HTTP/1.1",
-                "Connection: Upgrade\r\nUpgrade: websocket\r\n",
-                Some(&b"websocket"[..]),
-            ),
-            (
-                "HTTP/1.1",
-                "Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n",
-                Some(b"websocket"),
-            ),
+            ("HTTP/1.1", "Connection: Upgrade\r\nUpgrade: websocket\r\n", Some(&b"websocket"[..])),
+            ("HTTP/1.1", "Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n", Some(b"websocket")),
             ("HTTP/1.1", "Upgrade: websocket\r\n", None),
             ("HTTP/1.1", "Connection: upgrade\r\n", None),
-            (
-                "HTTP/1.0",
-                "Connection: Upgrade\r\nUpgrade: websocket\r\n",
-                None,
-            ),
+            ("HTTP/1.0", "Connection: Upgrade\r\nUpgrade: websocket\r\n", None),
         ] {
             let bytes = with_fields(version, fields);
-            assert_eq!(
-                parse(&bytes).unwrap().head(&bytes).upgrade(),
-                upgrade,
-                "{version} {fields:?}"
-            );
+            assert_eq!(parse(&bytes).unwrap().head(&bytes).upgrade(), upgrade, "{version} {fields:?}");
         }
     }
 
@@ -1301,34 +1134,19 @@ mod tests {
             let bytes = format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
             let parser = parse(&bytes).unwrap();
             let head = parser.head(&bytes);
-            assert_eq!(
-                head.path_and_query(),
-                (path.as_bytes(), query.map(str::as_bytes)),
-                "{target}"
-            );
+            assert_eq!(head.path_and_query(), (path.as_bytes(), query.map(str::as_bytes)), "{target}");
             assert_eq!(head.authority(), Some(authority.as_bytes()), "{target}");
         }
     }
 
     #[test]
     fn authority_is_host_and_port() {
-        for right in [
-            "a",
-            "a:80",
-            "a:",
-            "my_service.local:1",
-            "127.0.0.1",
-            "[::1]",
-            "[::1]:80",
-            "[fe80::1]",
-            "%41",
-        ] {
+        for right in ["a", "a:80", "a:", "my_service.local:1", "127.0.0.1", "[::1]", "[::1]:80", "[fe80::1]", "%41"] {
             assert!(is_authority(right.as_bytes()), "{right}");
         }
-        for wrong in [
-            "", ":80", "a:b", "a:80:80", "::1", "[::1", "[]", "[::1]a", "u@a", "a/b", "a b",
-            "a\\b", "a<b", "é",
-        ] {
+        for wrong in
+            ["", ":80", "a:b", "a:80:80", "::1", "[::1", "[]", "[::1]a", "u@a", "a/b", "a b", "a\\b", "a<b", "é"]
+        {
             assert!(!is_authority(wrong.as_bytes()), "{wrong}");
         }
     }

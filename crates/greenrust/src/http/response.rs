@@ -85,12 +85,7 @@ impl<'a> ResponseEncoder<'a> {
             return Err(ResponseError::Status);
         }
         let mut digits = itoa::Buffer::new();
-        Ok(Self::begin(
-            out,
-            version,
-            digits.format(code).as_bytes(),
-            reason_phrase(code).as_bytes(),
-        ))
+        Ok(Self::begin(out, version, digits.format(code).as_bytes(), reason_phrase(code).as_bytes()))
     }
 
     /// Begins a head with a status as WSGI has it: `b"200 OK"`, `b"299 "` or `b"299"`.
@@ -99,17 +94,11 @@ impl<'a> ResponseEncoder<'a> {
     ///
     /// [`ResponseError::Status`] if it is not three digits, the first not zero, with or without a space and a reason
     /// phrase free of control characters.
-    pub fn with_status(
-        out: &'a mut Vec<u8>,
-        version: Version,
-        status: &[u8],
-    ) -> Result<Self, ResponseError> {
+    pub fn with_status(out: &'a mut Vec<u8>, version: Version, status: &[u8]) -> Result<Self, ResponseError> {
         // RFC 9112 section 4: status-line = HTTP-version SP status-code SP [ reason-phrase ].
         let (code, reason) = match status {
             [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] => (status, &b""[..]),
-            [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', reason @ ..]
-                if is_field_value(reason) =>
-            {
+            [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', reason @ ..] if is_field_value(reason) => {
                 (&status[..3], reason)
             }
             _ => return Err(ResponseError::Status),
@@ -126,11 +115,7 @@ impl<'a> ResponseEncoder<'a> {
         out.push(b' ');
         out.extend_from_slice(reason);
         out.extend_from_slice(b"\r\n");
-        Self {
-            out,
-            start,
-            finished: false,
-        }
+        Self { out, start, finished: false }
     }
 
     /// Appends a field.
@@ -155,10 +140,7 @@ impl<'a> ResponseEncoder<'a> {
     /// Appends `Content-Length`, in bytes. See [`allows_content_length`].
     #[inline]
     pub fn content_length(&mut self, length: u64) -> &mut Self {
-        self.append(
-            b"Content-Length",
-            itoa::Buffer::new().format(length).as_bytes(),
-        );
+        self.append(b"Content-Length", itoa::Buffer::new().format(length).as_bytes());
         self
     }
 
@@ -246,9 +228,7 @@ pub enum ResponseBodyKind {
 #[must_use]
 #[inline]
 pub fn forbids_body(method: &[u8], code: u16) -> bool {
-    matches!(code, 100..=199 | 204 | 304)
-        || method == b"HEAD"
-        || (method == b"CONNECT" && matches!(code, 200..=299))
+    matches!(code, 100..=199 | 204 | 304) || method == b"HEAD" || (method == b"CONNECT" && matches!(code, 200..=299))
 }
 
 /// Returns whether the response may have `Content-Length`: not 1xx and 204, nor 2xx to CONNECT (RFC 9110 section
@@ -294,10 +274,7 @@ pub fn keeps_alive(
     body: ResponseBodyKind,
     request_body_finished: bool,
 ) -> bool {
-    request_wants
-        && !response_closes
-        && request_body_finished
-        && body != ResponseBodyKind::UntilClose
+    request_wants && !response_closes && request_body_finished && body != ResponseBodyKind::UntilClose
 }
 
 /// Returns the `Connection` option that the response needs: `close` where the client may count on more, `keep-alive`
@@ -391,18 +368,9 @@ mod tests {
             ResponseEncoder::new(&mut out, version, code).map(ResponseEncoder::finish)?;
             Ok(String::from_utf8(out).unwrap())
         };
-        assert_eq!(
-            line(Version::Http11, 200),
-            Ok("HTTP/1.1 200 OK\r\n\r\n".into())
-        );
-        assert_eq!(
-            line(Version::Http10, 404),
-            Ok("HTTP/1.0 404 Not Found\r\n\r\n".into())
-        );
-        assert_eq!(
-            line(Version::Http11, 299),
-            Ok("HTTP/1.1 299 \r\n\r\n".into())
-        );
+        assert_eq!(line(Version::Http11, 200), Ok("HTTP/1.1 200 OK\r\n\r\n".into()));
+        assert_eq!(line(Version::Http10, 404), Ok("HTTP/1.0 404 Not Found\r\n\r\n".into()));
+        assert_eq!(line(Version::Http11, 299), Ok("HTTP/1.1 299 \r\n\r\n".into()));
         for code in [0, 99, 1000, u16::MAX] {
             assert_eq!(line(Version::Http11, code), Err(ResponseError::Status));
         }
@@ -412,26 +380,16 @@ mod tests {
     fn status_of_wsgi_is_taken_as_it_is() {
         let line = |status: &[u8]| {
             let mut out = Vec::new();
-            ResponseEncoder::with_status(&mut out, Version::Http11, status)
-                .map(ResponseEncoder::finish)?;
+            ResponseEncoder::with_status(&mut out, Version::Http11, status).map(ResponseEncoder::finish)?;
             Ok(out)
         };
         assert_eq!(line(b"200 Fine"), Ok(b"HTTP/1.1 200 Fine\r\n\r\n".to_vec()));
         assert_eq!(line(b"200 \xe9"), Ok(b"HTTP/1.1 200 \xe9\r\n\r\n".to_vec()));
         assert_eq!(line(b"200 "), Ok(b"HTTP/1.1 200 \r\n\r\n".to_vec()));
         assert_eq!(line(b"200"), Ok(b"HTTP/1.1 200 \r\n\r\n".to_vec()));
-        for wrong in [
-            &b""[..],
-            b"OK",
-            b"20",
-            b"20 OK",
-            b"2000 OK",
-            b"099 OK",
-            b"200OK",
-            b"200 O\rK",
-            b"200 O\nK",
-            b"200 O\0K",
-        ] {
+        for wrong in
+            [&b""[..], b"OK", b"20", b"20 OK", b"2000 OK", b"099 OK", b"200OK", b"200 O\rK", b"200 O\nK", b"200 O\0K"]
+        {
             assert_eq!(line(wrong), Err(ResponseError::Status), "{wrong:?}");
         }
     }
@@ -440,41 +398,13 @@ mod tests {
     fn line_ends_and_controls_in_fields_are_refused() {
         let mut out = Vec::new();
         let mut head = ResponseEncoder::new(&mut out, Version::Http11, 200).unwrap();
-        for name in [
-            &b""[..],
-            b"a b",
-            b"a:",
-            b"a\r\n",
-            b"a\n",
-            b"a\0",
-            b" a",
-            b"\xe9",
-        ] {
-            assert_eq!(
-                head.header(name, b"v").unwrap_err(),
-                ResponseError::HeaderName,
-                "{name:?}"
-            );
+        for name in [&b""[..], b"a b", b"a:", b"a\r\n", b"a\n", b"a\0", b" a", b"\xe9"] {
+            assert_eq!(head.header(name, b"v").unwrap_err(), ResponseError::HeaderName, "{name:?}");
         }
-        for value in [
-            &b"a\r\nb: c"[..],
-            b"a\rb",
-            b"a\nb",
-            b"a\0b",
-            b"\x0b",
-            b"\x7f",
-            b"\r\n",
-        ] {
-            assert_eq!(
-                head.header(b"a", value).unwrap_err(),
-                ResponseError::HeaderValue,
-                "{value:?}"
-            );
+        for value in [&b"a\r\nb: c"[..], b"a\rb", b"a\nb", b"a\0b", b"\x0b", b"\x7f", b"\r\n"] {
+            assert_eq!(head.header(b"a", value).unwrap_err(), ResponseError::HeaderValue, "{value:?}");
         }
-        head.header(b"a", b"")
-            .unwrap()
-            .header(b"b", b"c\td \xe9")
-            .unwrap();
+        head.header(b"a", b"").unwrap().header(b"b", b"c\td \xe9").unwrap();
         head.finish();
         assert_eq!(out, b"HTTP/1.1 200 OK\r\na: \r\nb: c\td \xe9\r\n\r\n");
     }
@@ -492,12 +422,8 @@ mod tests {
     fn fields_of_framing_are_spelled() {
         let mut out = Vec::new();
         let mut head = ResponseEncoder::new(&mut out, Version::Http11, 200).unwrap();
-        head.date(b"Sun, 06 Nov 1994 08:49:37 GMT")
-            .content_length(u64::MAX)
-            .chunked();
-        head.connection(Version::Http11, true)
-            .connection(Version::Http10, true)
-            .connection(Version::Http11, false);
+        head.date(b"Sun, 06 Nov 1994 08:49:37 GMT").content_length(u64::MAX).chunked();
+        head.connection(Version::Http11, true).connection(Version::Http10, true).connection(Version::Http11, false);
         head.finish();
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -508,20 +434,7 @@ mod tests {
 
     #[test]
     fn chunk_head_is_the_size_in_hexadecimal() {
-        for size in [
-            1,
-            9,
-            10,
-            15,
-            16,
-            17,
-            255,
-            256,
-            4096,
-            65535,
-            65536,
-            usize::MAX,
-        ] {
+        for size in [1, 9, 10, 15, 16, 17, 255, 256, 4096, 65535, 65536, usize::MAX] {
             let mut out = Vec::new();
             encode_chunk_head(&mut out, NonZeroUsize::new(size).unwrap());
             assert_eq!(String::from_utf8(out).unwrap(), format!("{size:x}\r\n"));
@@ -544,16 +457,8 @@ mod tests {
             ("CONNECT", 404, false, true),
             ("head", 200, false, true),
         ] {
-            assert_eq!(
-                forbids_body(method.as_bytes(), code),
-                forbidden,
-                "{method} {code}"
-            );
-            assert_eq!(
-                allows_content_length(method.as_bytes(), code),
-                length_allowed,
-                "{method} {code}"
-            );
+            assert_eq!(forbids_body(method.as_bytes(), code), forbidden, "{method} {code}");
+            assert_eq!(allows_content_length(method.as_bytes(), code), length_allowed, "{method} {code}");
         }
     }
 

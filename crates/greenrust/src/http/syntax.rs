@@ -41,9 +41,7 @@ pub(super) fn is_field_byte(byte: u8) -> bool {
 #[inline]
 pub(super) fn is_field_value(bytes: &[u8]) -> bool {
     // Without an early exit the loop becomes vector instructions.
-    bytes
-        .iter()
-        .fold(true, |valid, &byte| valid & is_field_byte(byte))
+    bytes.iter().fold(true, |valid, &byte| valid & is_field_byte(byte))
 }
 
 /// Takes SP and HTAB off both ends (`OWS`, RFC 9110 section 5.6.3).
@@ -82,17 +80,7 @@ mod tests {
         assert_eq!(parse_decimal(b"0"), Some(0));
         assert_eq!(parse_decimal(b"007"), Some(7));
         assert_eq!(parse_decimal(b"18446744073709551615"), Some(u64::MAX));
-        for wrong in [
-            &b""[..],
-            b"18446744073709551616",
-            b"+1",
-            b"-1",
-            b"1_0",
-            b"1 0",
-            b"0x1",
-            b"1.0",
-            b"\xb2",
-        ] {
+        for wrong in [&b""[..], b"18446744073709551616", b"+1", b"-1", b"1_0", b"1 0", b"0x1", b"1.0", b"\xb2"] {
             assert_eq!(parse_decimal(wrong), None, "{wrong:?}");
         }
     }

@@ -104,22 +104,8 @@ impl Io {
 
     fn attach(&self, wakeup: BorrowedFd<'_>) -> io::Result<()> {
         use std::os::fd::AsFd;
-        self.poller.register_level(
-            wakeup,
-            WAKEUP,
-            Interest {
-                read: true,
-                write: false,
-            },
-        )?;
-        self.poller.register_level(
-            self.level_poller.as_fd(),
-            LEVEL,
-            Interest {
-                read: true,
-                write: false,
-            },
-        )
+        self.poller.register_level(wakeup, WAKEUP, Interest { read: true, write: false })?;
+        self.poller.register_level(self.level_poller.as_fd(), LEVEL, Interest { read: true, write: false })
     }
 
     /// Replaces both pollers after a fork, whose child shares the parent's: registers everything anew.
@@ -131,18 +117,13 @@ impl Io {
             if let Some(edge) = edge {
                 let token = descriptor as u64 | u64::from(edge.generation) << 32;
                 // A descriptor that was closed between fork and here has nobody who would wait for it.
-                let _ = self
-                    .poller
-                    .register_edge(borrow(descriptor as RawFd), token);
+                let _ = self.poller.register_edge(borrow(descriptor as RawFd), token);
             }
         }
         for (descriptor, level) in self.levels.iter_mut().enumerate() {
             if let Some(level) = level {
-                let _ = self.level_poller.register_level(
-                    borrow(descriptor as RawFd),
-                    descriptor as u64,
-                    level.registered,
-                );
+                let _ =
+                    self.level_poller.register_level(borrow(descriptor as RawFd), descriptor as u64, level.registered);
             }
         }
         Ok(())
@@ -159,23 +140,14 @@ impl Io {
         }
         // 31 bits, so that no token is WAKEUP or LEVEL.
         self.generation = (self.generation + 1) & 0x7fff_ffff;
-        let edge = Box::new(Edge {
-            generation: self.generation,
-            ..Edge::default()
-        });
-        self.poller.register_edge(
-            borrow(descriptor),
-            place as u64 | u64::from(self.generation) << 32,
-        )?;
+        let edge = Box::new(Edge { generation: self.generation, ..Edge::default() });
+        self.poller.register_edge(borrow(descriptor), place as u64 | u64::from(self.generation) << 32)?;
         self.edges[place] = Some(edge);
         Ok(())
     }
 
     fn side(&mut self, descriptor: RawFd, direction: Direction) -> Option<&mut Side> {
-        let edge = self
-            .edges
-            .get_mut(usize::try_from(descriptor).ok()?)?
-            .as_mut()?;
+        let edge = self.edges.get_mut(usize::try_from(descriptor).ok()?)?.as_mut()?;
         Some(match direction {
             Direction::Read => &mut edge.read,
             Direction::Write => &mut edge.write,
@@ -191,14 +163,12 @@ impl Io {
 
     /// Says whether a system call in this direction is likely not to block; true for what is not registered.
     pub(super) fn is_ready(&mut self, descriptor: RawFd, direction: Direction) -> bool {
-        self.side(descriptor, direction)
-            .is_none_or(|side| side.ready)
+        self.side(descriptor, direction).is_none_or(|side| side.ready)
     }
 
     /// Says whether a greenlet waits in this direction already.
     pub(super) fn has_waiter(&mut self, descriptor: RawFd, direction: Direction) -> bool {
-        self.side(descriptor, direction)
-            .is_some_and(|side| side.waiters.iter().any(Waker::is_waiting))
+        self.side(descriptor, direction).is_some_and(|side| side.waiters.iter().any(Waker::is_waiting))
     }
 
     pub(super) fn add_waiter(&mut self, descriptor: RawFd, direction: Direction, waker: Waker) {
@@ -219,10 +189,7 @@ impl Io {
 
     /// Ends the registration of a socket that is about to be closed; its waiters are woken with [`Wake::Closed`].
     pub(super) fn deregister(&mut self, descriptor: RawFd) {
-        let Some(edge) = usize::try_from(descriptor)
-            .ok()
-            .and_then(|place| self.edges.get_mut(place)?.take())
-        else {
+        let Some(edge) = usize::try_from(descriptor).ok().and_then(|place| self.edges.get_mut(place)?.take()) else {
             return;
         };
         // EBADF: somebody closed it behind our back, which ended the registration too.
@@ -236,12 +203,7 @@ impl Io {
     }
 
     /// Adds a level-triggered wait.
-    pub(super) fn add_level(
-        &mut self,
-        descriptor: RawFd,
-        interest: Interest,
-        sink: Sink,
-    ) -> io::Result<LevelKey> {
+    pub(super) fn add_level(&mut self, descriptor: RawFd, interest: Interest, sink: Sink) -> io::Result<LevelKey> {
         let place = index(descriptor)?;
         if self.levels.len() <= place {
             self.levels.resize_with(place + 1, || None);
@@ -275,10 +237,7 @@ impl Io {
 
     /// Wakes the greenlets that wait for a foreign descriptor which is about to be closed.
     pub(super) fn close_level(&mut self, descriptor: RawFd) -> bool {
-        let Some(level) = usize::try_from(descriptor)
-            .ok()
-            .and_then(|place| self.levels.get_mut(place)?.take())
-        else {
+        let Some(level) = usize::try_from(descriptor).ok().and_then(|place| self.levels.get_mut(place)?.take()) else {
             return false;
         };
         let _ = self.level_poller.deregister(borrow(descriptor));
@@ -303,11 +262,7 @@ impl Io {
         let token = descriptor as u64;
         if wanted == level.registered {
             // What is believed to be registered may have been closed and opened anew by foreign code.
-            if wanted != Interest::default()
-                && poller
-                    .change_level(borrow(descriptor), token, wanted)
-                    .is_err()
-            {
+            if wanted != Interest::default() && poller.change_level(borrow(descriptor), token, wanted).is_err() {
                 poller.register_level(borrow(descriptor), token, wanted)?;
             }
             return Ok(());
@@ -321,10 +276,7 @@ impl Io {
                 }
                 other => other?,
             }
-        } else if poller
-            .change_level(borrow(descriptor), token, wanted)
-            .is_err()
-        {
+        } else if poller.change_level(borrow(descriptor), token, wanted).is_err() {
             poller.register_level(borrow(descriptor), token, wanted)?;
         }
         level.registered = wanted;
@@ -379,11 +331,7 @@ impl Io {
 
     fn dispatch_levels(&mut self) {
         let mut events = Events::with_capacity(256);
-        if self
-            .level_poller
-            .wait(&mut events, Some(Duration::ZERO))
-            .is_err()
-        {
+        if self.level_poller.wait(&mut events, Some(Duration::ZERO)).is_err() {
             return;
         }
         for readiness in events.iter() {
@@ -395,10 +343,8 @@ impl Io {
             let mut watchers = Vec::new();
             let mut woken = Vec::new();
             for (key, (interest, sink)) in &level.waits {
-                let ready = Interest {
-                    read: interest.read && readiness.read,
-                    write: interest.write && readiness.write,
-                };
+                let ready =
+                    Interest { read: interest.read && readiness.read, write: interest.write && readiness.write };
                 if ready == Interest::default() {
                     continue;
                 }

@@ -36,7 +36,7 @@ pub use raw::{Body, Interrupt, RawGreenlet, WaitingFor, Wake, Waker};
 pub use remote::{Job, Remote};
 
 use crate::clock::{Clock, Instant};
-use crate::context::{Context, State};
+use crate::context::{Context, State, Switcher};
 use crate::stack::StackError;
 use crate::sys::{Events, Interest, fault};
 use crate::timers::{TimerKey, Timers};
@@ -92,6 +92,9 @@ pub struct Hub {
     inner_loop: RefCell<Option<Rc<Loop>>>,
     remote: RefCell<Option<Remote>>,
     current: Cell<*const raw::Inner>,
+    switcher: Switcher,
+    /// The host's own record of the thread.
+    host_data: Cell<*const ()>,
     root: RawGreenlet,
     hub_greenlet: RefCell<Option<RawGreenlet>>,
     /// The greenlet that ended last: it may still stand on its stack for a moment.
@@ -134,10 +137,7 @@ impl Hub {
     ///
     /// If the thread has a hub already.
     pub fn with_mock_clock() -> &'static Hub {
-        assert!(
-            HUB.with(Cell::get).is_null(),
-            "this thread has a hub already"
-        );
+        assert!(HUB.with(Cell::get).is_null(), "this thread has a hub already");
         Hub::make(Clock::mock())
     }
 
@@ -152,6 +152,8 @@ impl Hub {
             inner_loop: RefCell::new(None),
             remote: RefCell::new(None),
             current: Cell::new(std::ptr::null()),
+            switcher: Switcher::new(),
+            host_data: Cell::new(std::ptr::null()),
             root: RawGreenlet::with_context(address, Context::root(), None),
             hub_greenlet: RefCell::new(None),
             retired: RefCell::new(None),
@@ -180,6 +182,17 @@ impl Hub {
     pub fn set_host(&self, host: &'static dyn Host) {
         self.host.set(host);
         self.is_hosted.set(true);
+    }
+
+    /// Returns what [`Hub::set_host_data`] was given, or null.
+    #[inline]
+    pub fn host_data(&self) -> *const () {
+        self.host_data.get()
+    }
+
+    /// Keeps a pointer for the host: to what it holds for the thread.
+    pub fn set_host_data(&self, data: *const ()) {
+        self.host_data.set(data);
     }
 
     /// Forgets all that was scheduled and gives the descriptors back. What is left of the hub can only be asked whether
@@ -354,7 +367,7 @@ impl Hub {
         // SAFETY: the closure's handle keeps the context in place until `finish` has put it into `retired`, which keeps
         // it until the next greenlet ends: by then control has left this stack.
         unsafe {
-            greenlet.0.context.start(move || {
+            greenlet.0.context.start(&self.switcher, move || {
                 let hub = &*hub;
                 hub.host.get().begin(&raw);
                 let body = raw.0.body.take().expect("an unstarted greenlet has a body");
@@ -395,19 +408,18 @@ impl Hub {
     /// `to` must have started and must not have finished; the caller keeps a handle of it until it runs.
     #[inline]
     pub fn transfer(&self, to: &RawGreenlet) {
-        assert!(
-            to.state() == State::Started && std::ptr::eq(to.0.hub, self),
-            "cannot transfer to {to:?}"
-        );
+        assert!(to.state() == State::Started && std::ptr::eq(to.0.hub, self), "cannot transfer to {to:?}");
         if self.is_running(to) {
             return;
         }
-        let from = self.running();
+        // SAFETY: the running greenlet stays alive while it is suspended here: its body's own handle stands on its
+        // stack, the root's in the hub. The copy is not dropped.
+        let from = unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))) };
         let host = self.host.get();
         host.leave(&from);
         self.current.set(Rc::as_ptr(&to.0));
         // SAFETY: `to` is started, suspended (not the running one) and of this thread, as was just checked.
-        unsafe { to.0.context.transfer(&from.0.context) };
+        unsafe { to.0.context.transfer(&from.0.context, &self.switcher) };
         host.arrive(&from);
     }
 
@@ -448,12 +460,7 @@ impl Hub {
     #[inline]
     pub fn begin_park(&self, waiting_for: WaitingFor) -> Result<Waker, ParkInHub> {
         let running = self.running();
-        if self
-            .hub_greenlet
-            .borrow()
-            .as_ref()
-            .is_some_and(|hub| hub.is(&running))
-        {
+        if self.hub_greenlet.borrow().as_ref().is_some_and(|hub| hub.is(&running)) {
             return Err(ParkInHub);
         }
         Ok(running.begin_park(waiting_for))
@@ -509,8 +516,7 @@ impl Hub {
     /// Adds a timer. With `keep_alive` the loop does not end before it.
     #[inline]
     pub fn add_timer(&self, deadline: Instant, action: TimerAction, keep_alive: bool) -> TimerKey {
-        self.timer_references
-            .set(self.timer_references.get() + usize::from(keep_alive));
+        self.timer_references.set(self.timer_references.get() + usize::from(keep_alive));
         self.timers.borrow_mut().add(deadline, (action, keep_alive))
     }
 
@@ -520,8 +526,7 @@ impl Hub {
         let removed = self.timers.borrow_mut().remove(key);
         match removed {
             Some((_, keep_alive)) => {
-                self.timer_references
-                    .set(self.timer_references.get() - usize::from(keep_alive));
+                self.timer_references.set(self.timer_references.get() - usize::from(keep_alive));
                 true
             }
             None => false,
@@ -538,8 +543,7 @@ impl Hub {
             let Some((action, keep_alive)) = expired else {
                 break;
             };
-            self.timer_references
-                .set(self.timer_references.get() - usize::from(keep_alive));
+            self.timer_references.set(self.timer_references.get() - usize::from(keep_alive));
             match action {
                 TimerAction::Wake(waker) => {
                     waker.wake(Wake::TimedOut);
@@ -606,18 +610,12 @@ impl Hub {
     /// Says whether a system call on the socket is worth trying: it is not known to block.
     #[inline]
     pub fn is_ready(&self, descriptor: RawFd, direction: Direction) -> bool {
-        self.inner_loop
-            .borrow()
-            .as_ref()
-            .is_none_or(|inner| inner.io.borrow_mut().is_ready(descriptor, direction))
+        self.inner_loop.borrow().as_ref().is_none_or(|inner| inner.io.borrow_mut().is_ready(descriptor, direction))
     }
 
     /// Says whether a greenlet waits for the registered socket in this direction.
     pub fn has_waiter(&self, descriptor: RawFd, direction: Direction) -> bool {
-        self.inner_loop
-            .borrow()
-            .as_ref()
-            .is_some_and(|inner| inner.io.borrow_mut().has_waiter(descriptor, direction))
+        self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow_mut().has_waiter(descriptor, direction))
     }
 
     /// Parks until the registered socket is ready. Register first, and try the system call first.
@@ -639,24 +637,14 @@ impl Hub {
             Direction::Write => WaitingFor::Write(descriptor),
         };
         let waker = self.begin_park(waiting_for)?;
-        let inner = self
-            .inner_loop
-            .borrow()
-            .clone()
-            .expect("a registered descriptor has made the loop");
-        inner
-            .io
-            .borrow_mut()
-            .add_waiter(descriptor, direction, waker.clone());
+        let inner = self.inner_loop.borrow().clone().expect("a registered descriptor has made the loop");
+        inner.io.borrow_mut().add_waiter(descriptor, direction, waker.clone());
         let wake = match deadline {
             None => self.park(&waker),
             Some(deadline) => self.park_until(&waker, deadline, true),
         };
         if !matches!(wake, Wake::Unparked | Wake::Closed) {
-            inner
-                .io
-                .borrow_mut()
-                .remove_waiter(descriptor, direction, &waker);
+            inner.io.borrow_mut().remove_waiter(descriptor, direction, &waker);
         }
         Ok(wake)
     }
@@ -666,16 +654,8 @@ impl Hub {
     /// # Errors
     ///
     /// EPERM for what is always ready (regular files), EBADF.
-    pub fn add_level(
-        &self,
-        descriptor: RawFd,
-        interest: Interest,
-        sink: Sink,
-    ) -> IoResult<LevelKey> {
-        self.inner_loop()?
-            .io
-            .borrow_mut()
-            .add_level(descriptor, interest, sink)
+    pub fn add_level(&self, descriptor: RawFd, interest: Interest, sink: Sink) -> IoResult<LevelKey> {
+        self.inner_loop()?.io.borrow_mut().add_level(descriptor, interest, sink)
     }
 
     /// Ends a level-triggered wait.
@@ -687,10 +667,7 @@ impl Hub {
 
     /// Wakes whoever waits level-triggered for a descriptor that is about to be closed; says whether there was one.
     pub fn close_level(&self, descriptor: RawFd) -> bool {
-        self.inner_loop
-            .borrow()
-            .as_ref()
-            .is_some_and(|inner| inner.io.borrow_mut().close_level(descriptor))
+        self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow_mut().close_level(descriptor))
     }
 
     /// Parks until a descriptor that is not ours is ready.
@@ -704,11 +681,7 @@ impl Hub {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> Result<IoResult<Wake>, ParkInHub> {
-        let waiting_for = if interest.read {
-            WaitingFor::Read(descriptor)
-        } else {
-            WaitingFor::Write(descriptor)
-        };
+        let waiting_for = if interest.read { WaitingFor::Read(descriptor) } else { WaitingFor::Write(descriptor) };
         let waker = self.begin_park(waiting_for)?;
         let key = match self.add_level(descriptor, interest, Sink::Waker(waker.clone())) {
             Ok(key) => key,
@@ -794,11 +767,7 @@ impl Hub {
         self.references.get() > 0
             || self.timer_references.get() > 0
             || !self.queue.borrow().is_empty()
-            || self
-                .inner_loop
-                .borrow()
-                .as_ref()
-                .is_some_and(|inner| inner.io.borrow().waits > 0)
+            || self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow().waits > 0)
             || self.remote.borrow().as_ref().is_some_and(Remote::is_raised)
     }
 
@@ -823,11 +792,7 @@ impl Hub {
             Err(error) => {
                 // Without descriptors nothing can be waited for but time.
                 *self.error.borrow_mut() = Some(error);
-                std::thread::sleep(
-                    timeout
-                        .unwrap_or(Duration::from_millis(10))
-                        .min(Duration::from_millis(10)),
-                );
+                std::thread::sleep(timeout.unwrap_or(Duration::from_millis(10)).min(Duration::from_millis(10)));
                 return;
             }
         };
@@ -859,12 +824,7 @@ impl Hub {
     }
 
     fn run_jobs(&self) {
-        let jobs = self
-            .remote
-            .borrow()
-            .as_ref()
-            .map(Remote::take)
-            .unwrap_or_default();
+        let jobs = self.remote.borrow().as_ref().map(Remote::take).unwrap_or_default();
         for job in jobs {
             self.call(job);
         }
@@ -944,13 +904,9 @@ fn describe_overflow(address: usize, buffer: &mut [u8]) -> Option<usize> {
     // SAFETY: the hub of the faulting thread is alive; only plain fields are read, by the thread that owns them.
     let hub = unsafe { &*hub };
     // SAFETY: as in `running`; the handle is not dropped.
-    let running =
-        unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(hub.current.get()))) };
+    let running = unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(hub.current.get()))) };
     let stack = running.stack()?;
-    stack
-        .guard()
-        .contains(&address)
-        .then(|| hub.host.get().crash_name(&running, buffer))
+    stack.guard().contains(&address).then(|| hub.host.get().crash_name(&running, buffer))
 }
 
 /// The thread's own handle of its hub. Greenlets that outlive their thread (their objects may) keep the hub's memory.
@@ -1012,18 +968,12 @@ mod tests {
 
     fn sleep(hub: &Hub, seconds: u64) -> Wake {
         let waker = hub.begin_park(WaitingFor::Sleep).unwrap();
-        hub.park_until(
-            &waker,
-            hub.clock().now().after(Duration::from_secs(seconds)),
-            true,
-        )
+        hub.park_until(&waker, hub.clock().now().after(Duration::from_secs(seconds)), true)
     }
 
     /// Each test in a thread of its own, as a hub belongs to a thread.
     fn in_thread(test: impl FnOnce(&'static Hub) + Send + 'static) {
-        std::thread::spawn(|| test(Hub::with_mock_clock()))
-            .join()
-            .unwrap();
+        std::thread::spawn(|| test(Hub::with_mock_clock())).join().unwrap();
     }
 
     #[test]
@@ -1040,9 +990,7 @@ mod tests {
                 });
             }
             assert_eq!(sleep(hub, 1), Wake::TimedOut);
-            let expected: Vec<_> = (0..3)
-                .flat_map(|round| ["a", "b", "c"].map(|name| (name, round)))
-                .collect();
+            let expected: Vec<_> = (0..3).flat_map(|round| ["a", "b", "c"].map(|name| (name, round))).collect();
             assert_eq!(*log.borrow(), expected);
         });
     }
@@ -1156,11 +1104,7 @@ mod tests {
             let seen = Rc::new(Cell::new(None));
             let answer = seen.clone();
             spawn(hub, move || {
-                answer.set(Some(
-                    Hub::current()
-                        .wait_ready(descriptor, Direction::Read, None)
-                        .unwrap(),
-                ));
+                answer.set(Some(Hub::current().wait_ready(descriptor, Direction::Read, None).unwrap()));
             });
             hub.yield_now().unwrap();
             assert!(hub.has_waiter(descriptor, Direction::Read));
@@ -1176,21 +1120,13 @@ mod tests {
             use std::io::Write;
             use std::os::fd::AsRawFd;
             let (one, mut two) = std::os::unix::net::UnixStream::pair().unwrap();
-            let interest = Interest {
-                read: true,
-                write: false,
-            };
+            let interest = Interest { read: true, write: false };
             spawn(hub, move || {
                 two.write_all(b"x").unwrap();
                 std::mem::forget(two);
             });
             for _ in 0..2 {
-                assert_eq!(
-                    hub.wait_level(one.as_raw_fd(), interest, None)
-                        .unwrap()
-                        .unwrap(),
-                    Wake::Unparked
-                );
+                assert_eq!(hub.wait_level(one.as_raw_fd(), interest, None).unwrap().unwrap(), Wake::Unparked);
             }
             assert!(hub.wait_level(-1, interest, None).unwrap().is_err());
         });

@@ -129,11 +129,7 @@ impl RawGreenlet {
         Self::with_context(hub, Context::new(), Some(body))
     }
 
-    pub(super) fn with_context(
-        hub: *const Hub,
-        context: Context,
-        body: Option<Box<dyn Body>>,
-    ) -> Self {
+    pub(super) fn with_context(hub: *const Hub, context: Context, body: Option<Box<dyn Body>>) -> Self {
         Self(Rc::new(Inner {
             context,
             hub,
@@ -206,10 +202,7 @@ impl RawGreenlet {
         self.0.parking.set(Parking::In);
         self.0.wake.set(Wake::Foreign);
         self.0.waiting_for.set(waiting_for);
-        Waker {
-            greenlet: self.clone(),
-            ticket,
-        }
+        Waker { greenlet: self.clone(), ticket }
     }
 
     /// Ends a park in the greenlet itself and returns why it ended.
@@ -217,11 +210,7 @@ impl RawGreenlet {
     pub(super) fn end_park(&self) -> Wake {
         let is_due = self.0.parking.replace(Parking::Out) == Parking::Due;
         self.0.waiting_for.set(WaitingFor::Nothing);
-        if is_due {
-            self.0.wake.get()
-        } else {
-            Wake::Foreign
-        }
+        if is_due { self.0.wake.get() } else { Wake::Foreign }
     }
 
     /// Says whether the run queue's entry of the given ticket is still meant; then the greenlet is to go on now.
@@ -238,22 +227,14 @@ impl RawGreenlet {
     pub fn interrupt(&self, interrupt: Interrupt) {
         self.0.interrupts.borrow_mut().push(interrupt);
         if self.is_parked() {
-            Waker {
-                greenlet: self.clone(),
-                ticket: self.0.ticket.get(),
-            }
-            .wake(Wake::Interrupted);
+            Waker { greenlet: self.clone(), ticket: self.0.ticket.get() }.wake(Wake::Interrupted);
         }
     }
 
     /// Takes the oldest interrupt that waits for delivery.
     pub fn take_interrupt(&self) -> Option<Interrupt> {
         let mut interrupts = self.0.interrupts.borrow_mut();
-        if interrupts.is_empty() {
-            None
-        } else {
-            Some(interrupts.remove(0))
-        }
+        if interrupts.is_empty() { None } else { Some(interrupts.remove(0)) }
     }
 
     /// Takes back the first interrupt that `matches`, if it was not delivered yet.
@@ -277,13 +258,7 @@ impl RawGreenlet {
 
 impl fmt::Debug for RawGreenlet {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "RawGreenlet({:#x}, {:?}, {})",
-            self.address(),
-            self.state(),
-            self.waiting_for()
-        )
+        write!(formatter, "RawGreenlet({:#x}, {:?}, {})", self.address(), self.state(), self.waiting_for())
     }
 }
 

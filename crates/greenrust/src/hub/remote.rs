@@ -31,11 +31,7 @@ pub struct Remote {
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            formatter,
-            "Remote(descriptor {})",
-            self.shared.wakeup.as_raw_fd()
-        )
+        write!(formatter, "Remote(descriptor {})", self.shared.wakeup.as_raw_fd())
     }
 }
 
@@ -56,11 +52,7 @@ impl Remote {
         if self.shared.closed.load(Ordering::Acquire) {
             return false;
         }
-        self.shared
-            .jobs
-            .lock()
-            .expect("pushing does not panic")
-            .push(Box::new(job));
+        self.shared.jobs.lock().expect("pushing does not panic").push(Box::new(job));
         self.wake();
         true
     }

@@ -48,9 +48,7 @@ pub struct Events {
 impl Events {
     /// Creates room for `capacity` events a wait.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self {
-            buffer: Vec::with_capacity(capacity),
-        }
+        Self { buffer: Vec::with_capacity(capacity) }
     }
 
     /// Returns the readiness events of the last wait.
@@ -82,9 +80,7 @@ impl Poller {
     ///
     /// The kernel's: EMFILE, ENFILE, ENOMEM.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            descriptor: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-        })
+        Ok(Self { descriptor: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Registers `descriptor` edge-triggered for both directions: one call for its whole life.
@@ -93,16 +89,8 @@ impl Poller {
     ///
     /// EPERM for regular files, EBADF, ENOSPC (`fs.epoll.max_user_watches`).
     pub fn register_edge(&self, descriptor: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
-        Ok(epoll::add(
-            &self.descriptor,
-            descriptor,
-            epoll::EventData::new_u64(token),
-            flags,
-        )?)
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.descriptor, descriptor, epoll::EventData::new_u64(token), flags)?)
     }
 
     /// Registers `descriptor` level-triggered.
@@ -110,18 +98,8 @@ impl Poller {
     /// # Errors
     ///
     /// As [`Poller::register_edge`].
-    pub fn register_level(
-        &self,
-        descriptor: BorrowedFd<'_>,
-        token: u64,
-        interest: Interest,
-    ) -> io::Result<()> {
-        Ok(epoll::add(
-            &self.descriptor,
-            descriptor,
-            epoll::EventData::new_u64(token),
-            level(interest),
-        )?)
+    pub fn register_level(&self, descriptor: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(epoll::add(&self.descriptor, descriptor, epoll::EventData::new_u64(token), level(interest))?)
     }
 
     /// Changes what is asked of a level-triggered registration.
@@ -129,18 +107,8 @@ impl Poller {
     /// # Errors
     ///
     /// ENOENT if it is not registered, EBADF.
-    pub fn change_level(
-        &self,
-        descriptor: BorrowedFd<'_>,
-        token: u64,
-        interest: Interest,
-    ) -> io::Result<()> {
-        Ok(epoll::modify(
-            &self.descriptor,
-            descriptor,
-            epoll::EventData::new_u64(token),
-            level(interest),
-        )?)
+    pub fn change_level(&self, descriptor: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(epoll::modify(&self.descriptor, descriptor, epoll::EventData::new_u64(token), level(interest))?)
     }
 
     /// Ends a registration.
@@ -201,9 +169,7 @@ impl Wakeup {
     ///
     /// The kernel's: EMFILE, ENFILE, ENOMEM.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
+        Ok(Self { descriptor: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
     }
 
     /// Makes the descriptor readable. Safe from any thread and from signal handlers.

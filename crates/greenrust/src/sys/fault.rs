@@ -55,20 +55,12 @@ fn give_alternate_stack() {
         let Ok(memory) = super::memory::reserve(ALTERNATE_STACK) else {
             return;
         };
-        let stack = libc::stack_t {
-            ss_sp: memory as *mut libc::c_void,
-            ss_flags: 0,
-            ss_size: ALTERNATE_STACK,
-        };
+        let stack = libc::stack_t { ss_sp: memory as *mut libc::c_void, ss_flags: 0, ss_size: ALTERNATE_STACK };
         libc::sigaltstack(&stack, std::ptr::null_mut());
     }
 }
 
-extern "C" fn on_fault(
-    signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     let describe = DESCRIBE.load(Ordering::Acquire);
     // SAFETY: the kernel passes a valid siginfo; `describe` was stored from a function of this type; PREVIOUS was
     // written before this handler was installed.

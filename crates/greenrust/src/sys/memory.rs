@@ -60,30 +60,18 @@ pub fn install_guard(range: Range<usize>) -> io::Result<()> {
 pub fn discard(range: Range<usize>) {
     // SAFETY: the range consists of released stacks, whose content nobody reads again. A failure leaves the pages
     // where they are, which is correct.
-    unsafe {
-        libc::madvise(
-            range.start as *mut libc::c_void,
-            range.len(),
-            libc::MADV_DONTNEED,
-        )
-    };
+    unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) };
 }
 
 /// Says which limit of this process or system is likely to have refused memory.
 pub fn likely_limit() -> String {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a local of the right type.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
     if known && limit.rlim_cur != libc::RLIM_INFINITY {
         return format!("RLIMIT_AS is {} bytes", limit.rlim_cur);
     }
-    match std::fs::read_to_string("/proc/sys/vm/overcommit_memory")
-        .as_deref()
-        .map(str::trim)
-    {
+    match std::fs::read_to_string("/proc/sys/vm/overcommit_memory").as_deref().map(str::trim) {
         Ok("2") => "vm.overcommit_memory is 2".to_owned(),
         _ => "see vm.max_map_count, and the memory limit of the control group".to_owned(),
     }
