@@ -4,7 +4,8 @@
 //! one side at most. An item that was handed to a getter which then was switched to by something else goes to the next
 //! getter, before the items of those who wait with one.
 //!
-//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed.
+//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed. The others are for
+//! Rust programs: they unwind on a kill or a timeout, as [`crate::greenlet`] tells.
 
 #![forbid(unsafe_code)]
 
@@ -12,10 +13,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::greenlet::{after, blocking};
 use crate::hub::{Hub, WaitingFor, Waker};
-use crate::wait_queue::WaitError;
+use crate::wait_queue::{TimedOut, WaitError};
 
 /// One greenlet that waits, and the item that it brings or gets.
 struct Party<T> {
@@ -152,6 +155,76 @@ impl<T> Channel<T> {
             return Err(error);
         }
         Ok(item.expect("a getter is woken with an item"))
+    }
+
+    /// Gives the item to a greenlet that gets it; waits for one.
+    ///
+    /// ```
+    /// use greenrust::channel::Channel;
+    /// use std::rc::Rc;
+    ///
+    /// let channel = Rc::new(Channel::new());
+    /// let giver = channel.clone();
+    /// greenrust::spawn(move || giver.put("item"));
+    /// assert_eq!(channel.get(), "item");
+    /// ```
+    ///
+    /// # Switches
+    ///
+    /// Only if nobody waits to get.
+    ///
+    /// # Cancellation
+    ///
+    /// After a kill or a timeout nobody got the item; it is dropped.
+    pub fn put(&self, item: T) {
+        let mut item = Some(item);
+        let _ = blocking(|| self.put_core(&mut item, None));
+    }
+
+    /// Gives the item to a greenlet that gets it; waits for one, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// The item, when the time was over.
+    ///
+    /// # Switches
+    ///
+    /// Only if nobody waits to get.
+    pub fn put_timeout(&self, item: T, duration: Duration) -> Result<(), T> {
+        let deadline = after(duration);
+        let mut item = Some(item);
+        let _ = blocking(|| self.put_core(&mut item, Some(deadline)));
+        item.map_or(Ok(()), Err)
+    }
+
+    /// Gets an item; waits for one.
+    ///
+    /// # Switches
+    ///
+    /// Only if nobody waits to put.
+    ///
+    /// # Cancellation
+    ///
+    /// After a kill or a timeout no item was taken.
+    pub fn get(&self) -> T {
+        match blocking(|| self.get_core(None)) {
+            Ok(item) => item,
+            Err(error) => unreachable!("a wait without a deadline ends with an item: {error}"),
+        }
+    }
+
+    /// Gets an item; waits for one, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`].
+    ///
+    /// # Switches
+    ///
+    /// Only if nobody waits to put.
+    pub fn get_timeout(&self, duration: Duration) -> Result<T, TimedOut> {
+        let deadline = after(duration);
+        blocking(|| self.get_core(Some(deadline))).map_err(|_| TimedOut)
     }
 
     #[expect(clippy::type_complexity, reason = "the outcome and what it left behind")]

@@ -1,17 +1,33 @@
 //! Events: a flag that greenlets wait for, and a value that arrives once.
 //!
-//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed.
+//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed. The others are for
+//! Rust programs: they unwind on a kill or a timeout, as [`crate::greenlet`] tells.
 
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::greenlet::{after, blocking};
 use crate::hub::WaitingFor;
-use crate::wait_queue::{WaitError, WaitQueue};
+use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
 
 /// A flag; greenlets wait until it is set.
+///
+/// ```
+/// use greenrust::event::Event;
+/// use std::rc::Rc;
+///
+/// let event = Rc::new(Event::new());
+/// let waiter = {
+///     let event = event.clone();
+///     greenrust::spawn(move || event.wait())
+/// };
+/// event.set();
+/// waiter.get().unwrap();
+/// ```
 #[derive(Debug, Default)]
 pub struct Event {
     is_set: Cell<bool>,
@@ -65,6 +81,29 @@ impl Event {
         }
         let address = std::ptr::from_ref(self) as usize;
         self.waiters.wait(WaitingFor::Object("Event", address), deadline).map_err(|abandoned| abandoned.error)
+    }
+
+    /// Waits until the event is set.
+    ///
+    /// # Switches
+    ///
+    /// Only if it is not set.
+    pub fn wait(&self) {
+        let _ = blocking(|| self.wait_core(None));
+    }
+
+    /// Waits until the event is set, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`].
+    ///
+    /// # Switches
+    ///
+    /// Only if it is not set.
+    pub fn wait_timeout(&self, duration: Duration) -> Result<(), TimedOut> {
+        let deadline = after(duration);
+        blocking(|| self.wait_core(Some(deadline))).map_err(|_| TimedOut)
     }
 }
 
@@ -130,6 +169,32 @@ impl<T> AsyncResult<T> {
                 .wait(WaitingFor::Object("AsyncResult", address), deadline)
                 .map_err(|abandoned| abandoned.error)?;
         }
+    }
+
+    /// Waits for the value.
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no value.
+    pub fn get(&self) -> Rc<T> {
+        match blocking(|| self.get_core(None)) {
+            Ok(value) => value,
+            Err(error) => unreachable!("a wait without a deadline ends with a value: {error}"),
+        }
+    }
+
+    /// Waits for the value, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`].
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no value.
+    pub fn get_timeout(&self, duration: Duration) -> Result<Rc<T>, TimedOut> {
+        let deadline = after(duration);
+        blocking(|| self.get_core(Some(deadline))).map_err(|_| TimedOut)
     }
 
     /// Takes the value back, as if none had arrived.

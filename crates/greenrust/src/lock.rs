@@ -3,16 +3,19 @@
 //! A permit that is released while somebody waits is *handed over*: it goes to the first waiter without ever being
 //! free, so nobody who comes later can take it first. Invariant: while a permit is free, nobody waits.
 //!
-//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed.
+//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed. The others are for
+//! Rust programs: they unwind on a kill or a timeout, as [`crate::greenlet`] tells.
 
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::greenlet::{after, blocking};
 use crate::hub::{Hub, RawGreenlet, WaitingFor};
-use crate::wait_queue::{WaitError, WaitQueue};
+use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
 
 /// A counter of permits; first come, first served.
 #[derive(Debug)]
@@ -91,6 +94,68 @@ impl Semaphore {
         }
         self.permits.set(self.permits.get() + 1);
         false
+    }
+
+    /// Takes a permit; waits for one. Dropping the [`Permit`] gives it back.
+    ///
+    /// ```
+    /// use greenrust::lock::Semaphore;
+    ///
+    /// let semaphore = Semaphore::new(1);
+    /// let permit = semaphore.acquire();
+    /// assert!(semaphore.try_acquire().is_none());
+    /// drop(permit);
+    /// assert_eq!(semaphore.permits(), 1);
+    /// ```
+    ///
+    /// # Switches
+    ///
+    /// Only if no permit is free.
+    pub fn acquire(&self) -> Permit<'_> {
+        let _ = blocking(|| self.acquire_core(None));
+        Permit { semaphore: self }
+    }
+
+    /// Takes a permit; waits for one, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`].
+    ///
+    /// # Switches
+    ///
+    /// Only if no permit is free.
+    pub fn acquire_timeout(&self, duration: Duration) -> Result<Permit<'_>, TimedOut> {
+        let deadline = after(duration);
+        match blocking(|| self.acquire_core(Some(deadline))) {
+            Ok(()) => Ok(Permit { semaphore: self }),
+            Err(_) => Err(TimedOut),
+        }
+    }
+
+    /// Takes a permit if one is free. Does not switch.
+    pub fn try_acquire(&self) -> Option<Permit<'_>> {
+        self.try_acquire_core().then(|| Permit { semaphore: self })
+    }
+}
+
+/// A permit that is taken. Dropping it gives it back.
+#[derive(Debug)]
+#[must_use = "a permit that is dropped is given back at once"]
+pub struct Permit<'a> {
+    semaphore: &'a Semaphore,
+}
+
+impl Permit<'_> {
+    /// Keeps the permit taken: somebody else will call [`Semaphore::release`].
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.semaphore.release();
     }
 }
 
@@ -277,6 +342,33 @@ impl RLock {
         Ok(())
     }
 
+    /// Takes the lock; waits for it. Dropping the guard undoes it.
+    ///
+    /// # Switches
+    ///
+    /// Only if another greenlet holds the lock.
+    pub fn acquire(&self) -> RLockGuard<'_> {
+        let _ = blocking(|| self.acquire_core(None));
+        RLockGuard { lock: self }
+    }
+
+    /// Takes the lock; waits for it, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`].
+    ///
+    /// # Switches
+    ///
+    /// Only if another greenlet holds the lock.
+    pub fn acquire_timeout(&self, duration: Duration) -> Result<RLockGuard<'_>, TimedOut> {
+        let deadline = after(duration);
+        match blocking(|| self.acquire_core(Some(deadline))) {
+            Ok(()) => Ok(RLockGuard { lock: self }),
+            Err(_) => Err(TimedOut),
+        }
+    }
+
     fn give_up(&self) {
         let owner = self.owner.take();
         self.lock.release();
@@ -290,5 +382,19 @@ impl RLock {
         if self.lock.is_locked() {
             self.lock.release();
         }
+    }
+}
+
+/// A lock that is taken, by the greenlet that took it. Dropping the guard undoes that.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped releases the lock at once"]
+pub struct RLockGuard<'a> {
+    lock: &'a RLock,
+}
+
+impl Drop for RLockGuard<'_> {
+    fn drop(&mut self) {
+        // A guard can be moved into another greenlet, which has no right to release; the lock then stays taken.
+        let _ = self.lock.release();
     }
 }

@@ -12,7 +12,8 @@
 //! - A promise to a greenlet that is switched to by something else before its turn goes to the next in line.
 //! - The store's methods run without any borrow held: they may be foreign code, and fail.
 //!
-//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed.
+//! Methods whose names end in `_core` never unwind and know of no face; they report why they failed. The others are for
+//! Rust programs: they unwind on a kill or a timeout, as [`crate::greenlet`] tells.
 
 #![forbid(unsafe_code)]
 
@@ -20,10 +21,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
+use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::greenlet::{BlockingError, after, blocking};
 use crate::hub::WaitingFor;
-use crate::wait_queue::{WaitError, WaitQueue};
+use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
 
 /// Where a queue keeps its items, and in which order they leave.
 #[expect(clippy::len_without_is_empty, reason = "a queue asks for the length alone, and foreign code has to supply it")]
@@ -208,6 +211,32 @@ impl<E> From<WaitError> for QueueError<E> {
     }
 }
 
+impl<E> BlockingError for QueueError<E> {
+    fn wait_error(&self) -> Option<WaitError> {
+        match self {
+            QueueError::Wait(error) => Some(*error),
+            _ => None,
+        }
+    }
+}
+
+/// An item that could not be put, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutError<T> {
+    /// The item.
+    pub item: T,
+    /// [`QueueError::Full`], [`QueueError::ShutDown`], or [`QueueError::Wait`] after a timeout.
+    pub error: QueueError,
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(formatter)
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for PutError<T> {}
+
 /// More tasks were reported done than items were put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyTasksDone;
@@ -257,6 +286,25 @@ impl Side {
 }
 
 /// A queue of items: greenlets put them in and get them out, and wait when they can't.
+///
+/// ```
+/// use greenrust::queue::Queue;
+/// use std::rc::Rc;
+///
+/// let queue = Rc::new(Queue::bounded(2));
+/// let producer = queue.clone();
+/// greenrust::spawn(move || {
+///     for number in 0..5 {
+///         producer.put(number).unwrap(); // waits while two are there
+///     }
+///     producer.shut_down();
+/// });
+/// let mut sum = 0;
+/// while let Ok(number) = queue.get() {
+///     sum += number;
+/// }
+/// assert_eq!(sum, 10);
+/// ```
 #[derive(Debug)]
 pub struct Queue<T, S: Store<T> = Fifo<T>> {
     store: S,
@@ -620,5 +668,159 @@ impl<T, S: Peek<T>> Queue<T, S> {
         // The promise was used up, the item was not.
         let _ = self.balance();
         item
+    }
+}
+
+fn given_back<T>(item: Option<T>, outcome: Result<(), QueueError>) -> Result<(), PutError<T>> {
+    outcome.map_err(|error| PutError {
+        item: item.expect("a store of ours does not fail, so the item was not taken"),
+        error,
+    })
+}
+
+/// For Rust programs, whose stores don't fail.
+impl<T, S: Store<T, Error = Infallible>> Queue<T, S> {
+    /// Returns how many items the queue holds.
+    pub fn len(&self) -> usize {
+        match self.store.len() {
+            Ok(length) => length,
+        }
+    }
+
+    /// Says whether the queue holds no item.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Says whether a put would have to wait.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.capacity.get()
+    }
+
+    /// Puts an item; waits for room.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`] with [`QueueError::ShutDown`].
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no room.
+    ///
+    /// # Cancellation
+    ///
+    /// After a kill or a timeout the item was not put, and is dropped.
+    pub fn put(&self, item: T) -> Result<(), PutError<T>> {
+        let mut item = Some(item);
+        let outcome = blocking(|| self.put_core(&mut item, None));
+        given_back(item, outcome)
+    }
+
+    /// Puts an item; waits for room, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`] with [`QueueError::ShutDown`], or [`QueueError::Wait`] when the time was over.
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no room.
+    pub fn put_timeout(&self, item: T, duration: Duration) -> Result<(), PutError<T>> {
+        let deadline = after(duration);
+        let mut item = Some(item);
+        let outcome = blocking(|| self.put_core(&mut item, Some(deadline)));
+        given_back(item, outcome)
+    }
+
+    /// Puts an item, if there is room. Does not switch.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`] with [`QueueError::Full`] or [`QueueError::ShutDown`].
+    pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
+        let mut item = Some(item);
+        let outcome = self.try_put_core(&mut item);
+        given_back(item, outcome)
+    }
+
+    /// Gets an item; waits for one.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::ShutDown`].
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no item.
+    ///
+    /// # Cancellation
+    ///
+    /// After a kill or a timeout no item was taken.
+    pub fn get(&self) -> Result<T, QueueError> {
+        blocking(|| self.get_core(None))
+    }
+
+    /// Gets an item; waits for one, no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::ShutDown`], or [`QueueError::Wait`] when the time was over.
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no item.
+    pub fn get_timeout(&self, duration: Duration) -> Result<T, QueueError> {
+        let deadline = after(duration);
+        blocking(|| self.get_core(Some(deadline)))
+    }
+
+    /// Gets an item, if there is one. Does not switch.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Empty`], [`QueueError::ShutDown`].
+    pub fn try_get(&self) -> Result<T, QueueError> {
+        self.try_get_core()
+    }
+
+    /// Refuses puts from now on, and gets once the queue is empty. Does not switch.
+    pub fn shut_down(&self) {
+        match self.shut_down_core(false) {
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Waits until every item that was put is reported done by [`Queue::task_done`].
+    ///
+    /// # Switches
+    ///
+    /// Only if there are unfinished tasks.
+    pub fn join(&self) {
+        let _ = blocking(|| self.join_core(None));
+    }
+
+    /// As [`Queue::join`], no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`].
+    pub fn join_timeout(&self, duration: Duration) -> Result<(), TimedOut> {
+        let deadline = after(duration);
+        blocking(|| self.join_core(Some(deadline))).map_err(|_| TimedOut)
+    }
+}
+
+impl<T, S: Peek<T, Error = Infallible>> Queue<T, S> {
+    /// Returns a copy of the next item; waits for one.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::ShutDown`].
+    ///
+    /// # Switches
+    ///
+    /// Only if there is no item.
+    pub fn peek(&self) -> Result<T, QueueError> {
+        blocking(|| self.peek_core(None))
     }
 }

@@ -877,14 +877,18 @@ struct LoopBody;
 
 /// The interrupt of a root greenlet that waits for what can't happen any more.
 #[derive(Debug)]
-pub struct LoopExit;
+pub struct LoopExit {
+    /// What the root greenlet waits for.
+    pub root_waits_for: WaitingFor,
+}
 
 impl Body for LoopBody {
     fn run(self: Box<Self>, _greenlet: &RawGreenlet) -> RawGreenlet {
         let hub = Hub::current();
         loop {
             hub.run(false, false);
-            hub.root.interrupt(Box::new(LoopExit));
+            let root_waits_for = hub.root.waiting_for();
+            hub.root.interrupt(Box::new(LoopExit { root_waits_for }));
             hub.turn.set(TURN);
             match hub.next_greenlet() {
                 Some(greenlet) => hub.transfer(&greenlet),
