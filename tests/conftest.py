@@ -47,13 +47,29 @@ def open_descriptors():
     return found
 
 
+def root_of(g):
+    """Return the last ancestor of the greenlet `g`: the root of the thread that it belongs to."""
+    while g.parent is not None:
+        g = g.parent
+    return g
+
+
 def suspended_greenlets():
-    """Return the greenlets that run or are suspended, but for hubs and the roots of threads."""
+    """Return the greenlets of this thread that run or are suspended, but for the hub and the root."""
+    here = root_of(lowlevel.getcurrent())
     return [
         thing for thing in gc.get_objects()
         if isinstance(thing, lowlevel.greenlet)
-        and thing and not thing.dead and not isinstance(thing, gevent.hub.Hub) and thing.parent is not None
+        and thing and not thing.dead and not isinstance(thing, gevent.hub.Hub)
+        and thing.parent is not None and root_of(thing) is here
     ]
+
+
+def what_is_left(known, before, may_suspend):
+    """Return the suspended greenlets and the open descriptors that are not among `known` and `before`."""
+    gc.collect()
+    greenlets = [] if may_suspend else [g for g in suspended_greenlets() if id(g) not in known]
+    return greenlets, {fd: what for fd, what in open_descriptors().items() if fd not in before}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,18 +87,15 @@ def nothing_left_behind(warm, request):
     before = open_descriptors()
     known = {id(g) for g in suspended_greenlets()}
     yield
-    may_suspend = request.node.get_closest_marker("leaves_suspended")
+    may_suspend = request.node.get_closest_marker("leaves_suspended") is not None
     # A server notices only after a moment that its client has gone.
-    for pause in (0, 0.001, 0.01, 0.1, 1, None):
-        gc.collect()
-        left = [] if may_suspend else [g for g in suspended_greenlets() if id(g) not in known]
-        leaked = {fd: what for fd, what in open_descriptors().items() if fd not in before}
-        if pause is None or not (left or leaked):
-            break
-        del left
+    for pause in (0, 0.001, 0.01, 0.1, 1):
+        if not any(what_is_left(known, before, may_suspend)):
+            return
         gevent.sleep(pause)
-    assert not left, f"suspended greenlets left behind: {left}"
-    assert not leaked, f"descriptors left open: {leaked}"
+    greenlets, descriptors = what_is_left(known, before, may_suspend)
+    assert not greenlets, f"suspended greenlets left behind: {greenlets}"
+    assert not descriptors, f"descriptors left open: {descriptors}"
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""fork: the child has a working hub, and the parent's greenlets do not run there unasked."""
+import pytest
+from implementation import run_script
+
+
+@pytest.mark.parametrize("fork", ["gevent.fork", "gevent.os.fork_and_watch"])
+def test_child_runs_greenlets_and_the_parent_sees_its_status(fork):
+    completed = run_script("""
+        import os, gevent, gevent.os
+        gevent.sleep(0.001)
+        pid = eval(sys.argv[1])()
+        if not pid:
+            assert [job.get() for job in [gevent.spawn(lambda: gevent.sleep(0.001) or 5)]] == [5]
+            with gevent.Timeout(0.001, False):
+                gevent.sleep(1000)
+            print("child", flush=True)
+            os._exit(7)
+        waited, status = gevent.os.waitpid(pid, 0)
+        assert waited == pid and os.waitstatus_to_exitcode(status) == 7, status
+        print("parent")
+    """, fork)
+    assert completed.stdout.splitlines() == ["child", "parent"]
+
+
+def test_suspended_greenlets_exist_in_both_processes():
+    completed = run_script("""
+        import os, gevent
+        from gevent.event import Event
+        gate = Event()
+        def run():
+            text = "kept"
+            gate.wait()
+            print(os.getpid() == parent, text, flush=True)
+        parent = os.getpid()
+        job = gevent.spawn(run)
+        gevent.sleep(0)
+        pid = gevent.fork()
+        if not pid:
+            gate.set()
+            job.join()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        assert status == 0
+        gate.set()
+        job.join()
+    """)
+    assert completed.stdout.splitlines() == ["False kept", "True kept"]
+
+
+def test_os_fork_inside_a_greenlet():
+    completed = run_script("""
+        import os, gevent
+        def run():
+            pid = os.fork()
+            if not pid:
+                gevent.reinit()
+                gevent.sleep(0.001)
+                print("child", flush=True)
+                os._exit(0)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert gevent.spawn(run).get() == 0
+    """)
+    assert completed.stdout.strip() == "child"
+
+
+def test_sockets_of_the_parent_stay_usable_after_a_fork():
+    run_script("""
+        import os, gevent
+        from gevent import socket
+        a, b = socket.socketpair()
+        waiter = gevent.spawn(a.recv, 10)
+        gevent.sleep(0)
+        pid = gevent.fork()
+        if not pid:
+            c, d = socket.socketpair()
+            receiving = gevent.spawn(c.recv, 1)
+            gevent.sleep(0)
+            d.sendall(b"y")
+            os._exit(0 if receiving.get(timeout=5) == b"y" else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        b.sendall(b"x")
+        assert waiter.get(timeout=5) == b"x"
+    """)
+
+
+def test_many_children_one_after_the_other():
+    run_script("""
+        import os, gevent
+        for number in range(20):
+            pid = gevent.fork()
+            if not pid:
+                gevent.sleep(0)
+                os._exit(number)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == number
+    """)
+
+
+def test_child_may_exit_in_the_ordinary_way():
+    completed = run_script("""
+        import os, gevent
+        jobs = [gevent.spawn(gevent.sleep, 1000) for _ in range(10)]
+        gevent.sleep(0)
+        pid = gevent.fork()
+        if not pid:
+            sys.exit(3)
+        assert os.waitstatus_to_exitcode(gevent.os.waitpid(pid, 0)[1]) == 3
+        gevent.killall(jobs)
+        print("parent")
+    """)
+    assert completed.stdout.strip() == "parent"

@@ -1,0 +1,186 @@
+"""Nothing grows: memory, reference counts and descriptors after very many operations, each in its own process."""
+import pytest
+from implementation import run_script
+
+MEASURE = """
+import gc, os, resource
+import gevent
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+def measure(operation, rounds, blocks=200, growth=2 << 20):
+    '''Run `operation(rounds)` once to warm up, then again, and compare the allocated blocks and the memory.'''
+    operation(rounds // 10 or 1)
+    operation(rounds // 10 or 1)
+    gc.collect()
+    before = sys.getallocatedblocks(), resident(), len(os.listdir("/proc/self/fd"))
+    operation(rounds)
+    gc.collect()
+    after = sys.getallocatedblocks(), resident(), len(os.listdir("/proc/self/fd"))
+    assert after[0] - before[0] < blocks, ("blocks", before, after)
+    assert after[1] - before[1] < growth, ("bytes", before, after)
+    assert after[2] == before[2], ("descriptors", before, after)
+"""
+
+OPERATIONS = {
+    "a million raw switches": """
+        def operation(rounds):
+            main = lowlevel.getcurrent()
+            def run():
+                while True:
+                    main.switch()
+            g = lowlevel.greenlet(run)
+            for _ in range(rounds):
+                g.switch()
+            g.throw()
+        measure(operation, 500_000)
+    """,
+    "values through switches": """
+        thing = object()
+        def operation(rounds):
+            main = lowlevel.getcurrent()
+            def run(value):
+                while True:
+                    value = main.switch(value)
+            g = lowlevel.greenlet(run)
+            for _ in range(rounds):
+                assert g.switch(thing) is thing
+                g.switch(thing, thing)
+                g.switch(thing, key=thing)
+            g.throw()
+        count = sys.getrefcount(thing)
+        measure(operation, 20_000)
+        assert sys.getrefcount(thing) == count
+    """,
+    "sleeps of zero": """
+        def operation(rounds):
+            for _ in range(rounds):
+                gevent.sleep(0)
+        measure(operation, 50_000)
+    """,
+    "spawn and join": """
+        thing = object()
+        def operation(rounds):
+            for _ in range(rounds):
+                gevent.spawn(lambda value: value, thing).get()
+        count = sys.getrefcount(thing)
+        measure(operation, 20_000)
+        gevent.sleep(0)     # the hub lets go of the last one
+        gevent.sleep(0)
+        assert sys.getrefcount(thing) == count, (sys.getrefcount(thing), count)
+    """,
+    "exceptions and throws": """
+        def operation(rounds):
+            def run():
+                while True:
+                    try:
+                        main.switch()
+                    except ValueError:
+                        pass
+            main = lowlevel.getcurrent()
+            for _ in range(rounds // 10):
+                g = lowlevel.greenlet(run)
+                g.switch()
+                for _ in range(10):
+                    g.throw(ValueError("text"))
+                g.throw()
+        measure(operation, 20_000)
+    """,
+    "kills": """
+        def operation(rounds):
+            for _ in range(rounds // 10):
+                jobs = [gevent.spawn(gevent.sleep, 1000) for _ in range(10)]
+                gevent.sleep(0)
+                gevent.killall(jobs)
+        measure(operation, 10_000)
+    """,
+    "timeouts": """
+        def operation(rounds):
+            for number in range(rounds):
+                with gevent.Timeout(1000):
+                    pass
+                if number % 20 == 0:
+                    with gevent.Timeout(0.0001, False):
+                        gevent.sleep(1000)
+        measure(operation, 10_000)
+    """,
+    "failing greenlets": """
+        gevent.get_hub().exception_stream = None
+        def operation(rounds):
+            for _ in range(rounds):
+                gevent.spawn(lambda: 1 / 0).join()
+        measure(operation, 5_000)
+    """,
+    "events, locks and queues": """
+        from gevent.event import AsyncResult, Event
+        from gevent.lock import RLock, Semaphore
+        from gevent.queue import Channel, Queue
+        def operation(rounds):
+            for _ in range(rounds):
+                event, result, queue, semaphore = Event(), AsyncResult(), Queue(1), Semaphore(0)
+                channel, lock = Channel(), RLock()
+                waiters = [gevent.spawn(wait) for wait in (
+                    event.wait, result.get, queue.get, semaphore.acquire, channel.get)]
+                gevent.sleep(0)
+                with lock:
+                    event.set()
+                    result.set(1)
+                    queue.put(1)
+                    semaphore.release()
+                    channel.put(1)
+                gevent.joinall(waiters, raise_error=True)
+        measure(operation, 2_000)
+    """,
+    "sockets": """
+        from gevent import socket
+        def operation(rounds):
+            for _ in range(rounds):
+                a, b = socket.socketpair()
+                waiter = gevent.spawn(a.recv, 10)
+                gevent.sleep(0)
+                b.sendall(b"x")
+                assert waiter.get() == b"x"
+                a.close()
+                b.close()
+        measure(operation, 3_000)
+    """,
+    "locals and contexts": """
+        import contextvars
+        from gevent.local import local
+        storage, variable = local(), contextvars.ContextVar("variable")
+        def run():
+            storage.value = object()
+            variable.set(object())
+            gevent.sleep(0)
+        def operation(rounds):
+            for _ in range(rounds // 10):
+                gevent.joinall([gevent.spawn(run) for _ in range(10)], raise_error=True)
+        measure(operation, 10_000)
+    """,
+    "frames of suspended greenlets": """
+        def operation(rounds):
+            main = lowlevel.getcurrent()
+            def run(depth):
+                run(depth - 1) if depth else main.switch()
+            for _ in range(rounds):
+                g = lowlevel.greenlet(run)
+                g.switch(20)
+                frames = []
+                frame = g.gr_frame
+                while frame is not None:
+                    frames.append(frame)
+                    frame = frame.f_back
+                assert len(frames) == 21
+                g.switch()
+        measure(operation, 3_000)
+    """,
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_nothing_grows_over(name):
+    import textwrap
+
+    run_script(MEASURE + textwrap.dedent(OPERATIONS[name]))
