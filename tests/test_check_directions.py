@@ -133,6 +133,20 @@ def test_file_without_unsafe_code_must_forbid_it(directions, tree):
     assert "does not say #![forbid(unsafe_code)]" in problem
 
 
+def test_module_above_an_unsafe_file_need_not_forbid(directions, tree):
+    directions.UNSAFE_FILES["crates/greenrust/src/sys/memory.rs"] = "reason"
+    root = tree(
+        {
+            "crates/greenrust/src/lib.rs": "mod sys;",
+            "crates/greenrust/src/sys/mod.rs": "mod memory;",
+            "crates/greenrust/src/sys/memory.rs": "fn f() { unsafe { g() } }",
+            "crates/greenrust/src/http/mod.rs": "mod parse;",
+        }
+    )
+    (problem,) = directions.check_rust_names(root)
+    assert problem.startswith("crates/greenrust/src/http/mod.rs")
+
+
 def test_stale_entries_of_the_lists_are_reported(directions, tree):
     directions.UNSAFE_FILES["crates/greenrust/src/clock.rs"] = "reason"
     directions.LATE_IMPORTS[("gevent.a", "gevent.b")] = "reason"
