@@ -21,7 +21,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
-use crate::thread_state::ThreadState;
+use crate::thread_state::{self, ThreadState};
 
 /// What a raw switch brings to its target.
 pub enum Payload {
@@ -36,12 +36,16 @@ pub enum Payload {
 /// What the Python face keeps for each OS thread.
 pub struct Thread {
     mailbox: Cell<Option<Payload>>,
+    /// The empty tuple: an owned reference.
+    nothing: Cell<*mut ffi::PyObject>,
     /// The greenlet object that runs: an owned reference, or null before the thread's first use.
     current: Cell<*mut ffi::PyObject>,
     /// The thread's `gevent.hub.Hub`: an owned reference, or null.
     pub hub: Cell<*mut ffi::PyObject>,
     trace: Cell<Option<Py<PyAny>>>,
     is_traced: Cell<bool>,
+    /// CPython's record of the thread, as the greenlet that left last saw it.
+    state: Cell<*mut ffi::PyThreadState>,
     /// The list of the thread's greenlets that have begun and not ended.
     first_active: Cell<*mut ffi::PyObject>,
 }
@@ -50,10 +54,12 @@ thread_local! {
     static THREAD: Thread = const {
         Thread {
             mailbox: Cell::new(None),
+            nothing: Cell::new(std::ptr::null_mut()),
             current: Cell::new(std::ptr::null_mut()),
             hub: Cell::new(std::ptr::null_mut()),
             trace: Cell::new(None),
             is_traced: Cell::new(false),
+            state: Cell::new(std::ptr::null_mut()),
             first_active: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -71,6 +77,13 @@ impl Thread {
     pub fn of(hub: &'static Hub) -> Option<&'static Thread> {
         // SAFETY: null, or the address of this thread's thread-local, which outlives all use of the hub.
         unsafe { hub.host_data().cast::<Thread>().as_ref() }
+    }
+
+    /// Returns the empty tuple: what a switch without arguments brings.
+    #[inline]
+    pub fn nothing<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        // SAFETY: an owned reference since the thread was adopted.
+        unsafe { Bound::from_borrowed_ptr(py, self.nothing.get()) }
     }
 
     /// Puts a payload into the mailbox, for the greenlet that is transferred to next.
@@ -116,6 +129,7 @@ fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
     hub.root().set_host(main.as_ptr().cast());
     THREAD.with(|thread| {
         thread.current.set(main.into_ptr());
+        thread.nothing.set(PyTuple::empty(py).into_any().into_ptr());
         // A thread-local stays where it is until the thread ends, and the hub is this thread's.
         hub.set_host_data(std::ptr::from_ref(thread).cast());
     });
@@ -225,15 +239,25 @@ fn object(greenlet: &RawGreenlet) -> &PyGreenlet {
     }
 }
 
+/// Returns the record of the calling thread, which is that of a greenlet that leaves or arrives.
+#[inline]
+fn record(greenlet: &RawGreenlet) -> &'static Thread {
+    // SAFETY: the greenlet's hub is the calling thread's, and has its host's data since the thread was adopted.
+    unsafe { &*(*greenlet.hub()).host_data().cast::<Thread>() }
+}
+
 impl Host for PythonHost {
     #[inline]
     fn leave(&self, from: &RawGreenlet) {
-        object(from).state.save();
+        let state = thread_state::running();
+        record(from).state.set(state);
+        object(from).state.save(state);
     }
 
     #[inline]
     fn arrive(&self, to: &RawGreenlet) {
-        object(to).state.load();
+        // Whoever left just now, in this thread, has looked it up.
+        object(to).state.load(record(to).state.get());
         become_current(to);
     }
 

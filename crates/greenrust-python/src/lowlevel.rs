@@ -730,7 +730,7 @@ unsafe extern "C" fn switch_method(
         // SAFETY: `args` holds `count` borrowed references.
         let value = unsafe {
             match count {
-                0 => Bound::from_owned_ptr_or_opt(py, ffi::PyTuple_New(0)),
+                0 => Some(thread.nothing(py)),
                 1 => Some(Bound::from_borrowed_ptr(py, *args)),
                 _ => pack(py, args, count).map(Bound::into_any),
             }

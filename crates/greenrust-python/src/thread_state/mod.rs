@@ -78,8 +78,9 @@ impl Default for ThreadState {
     }
 }
 
+/// Returns CPython's record of the calling thread.
 #[inline]
-fn running() -> *mut ffi::PyThreadState {
+pub fn running() -> *mut ffi::PyThreadState {
     // SAFETY: only called with the GIL held.
     unsafe { ffi::PyThreadState_Get() }
 }
@@ -87,16 +88,16 @@ fn running() -> *mut ffi::PyThreadState {
 impl ThreadState {
     /// Moves the running greenlet's part out of the thread state.
     #[inline]
-    pub fn save(&self) {
-        // SAFETY: the GIL is held; `saved` is large enough, as `initialize` has checked; it is only touched here.
-        unsafe { greenrust_thread_state_save(running(), self.saved.get()) }
+    pub fn save(&self, running: *mut ffi::PyThreadState) {
+        // SAFETY: the GIL is held; `running` is this thread's; `saved` is large enough, as `initialize` has checked; it is only touched here.
+        unsafe { greenrust_thread_state_save(running, self.saved.get()) }
     }
 
     /// Moves a suspended greenlet's part back in.
     #[inline]
-    pub fn load(&self) {
+    pub fn load(&self, running: *mut ffi::PyThreadState) {
         // SAFETY: as above, and the content was written by `save`.
-        unsafe { greenrust_thread_state_load(running(), self.saved.get()) }
+        unsafe { greenrust_thread_state_load(running, self.saved.get()) }
     }
 
     /// Makes the thread state that of a greenlet which begins on `stack`.
