@@ -381,9 +381,8 @@ impl<T: 'static, F: FnOnce() -> T> Body for Task<T, F> {
     fn run(self: Box<Self>, greenlet: &RawGreenlet) -> RawGreenlet {
         let Task { function, shared } = *self;
         let _ = LAST_RITES.try_with(|_| ());
-        let outcome = catch_unwind(AssertUnwindSafe(function)).map_err(describe_panic);
+        let outcome = catch(function);
         local::forget(greenlet.address());
-        end_unwinding(greenlet);
         shared.end(outcome);
         if let Some(shared) = Rc::into_inner(shared) {
             // Nobody has a handle: the result's own `Drop` runs here, and must not unwind further.
@@ -397,6 +396,15 @@ impl<T: 'static, F: FnOnce() -> T> Body for Task<T, F> {
         shared.end(Err(GreenletError::NoStack(error)));
         drop(function);
     }
+}
+
+/// Runs a function as a greenlet's body is run: a kill and a panic end here.
+pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, GreenletError> {
+    let outcome = catch_unwind(AssertUnwindSafe(function)).map_err(describe_panic);
+    if UNWINDING_COUNT.get() > 0 {
+        end_unwinding(&Hub::current().running());
+    }
+    outcome
 }
 
 #[cold]

@@ -26,6 +26,8 @@
 //! | run and end greenlets | [`spawn`], [`joinall`], [`Greenlet`], [`greenlet`] |
 //! | let time pass, or limit it | [`sleep`], [`Timeout`] |
 //! | wait for one another | [`event`], [`lock`], [`queue`], [`channel`] |
+//! | limit how many run | [`pool`] |
+//! | talk to the world | [`socket`], [`server`], [`signal`] |
 //! | have a value for each greenlet | [`local`] |
 //! | see how it works | [`hub`], and below it [`context`], [`stack`], [`timers`] |
 //!
@@ -46,7 +48,11 @@ pub mod http;
 pub mod hub;
 pub mod local;
 pub mod lock;
+pub mod pool;
 pub mod queue;
+pub mod server;
+pub mod signal;
+pub mod socket;
 pub mod stack;
 pub mod sys;
 pub mod timeout;

@@ -131,6 +131,14 @@ impl Hub {
         unsafe { &*hub }
     }
 
+    /// Returns the calling thread's hub if there is one: none before its first use and when the thread ends.
+    #[inline]
+    pub fn if_current() -> Option<&'static Hub> {
+        let hub = HUB.with(Cell::get);
+        // SAFETY: as in `current`.
+        (!hub.is_null()).then(|| unsafe { &*hub })
+    }
+
     /// Makes the calling thread's hub with a mock clock, for tests of time.
     ///
     /// # Panics
