@@ -34,6 +34,7 @@ __all__ = [
     "get_hub",
     "getcurrent",
     "getswitchinterval",
+    "greenrust_version",
     "idle",
     "iwait",
     "joinall",

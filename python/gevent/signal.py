@@ -4,7 +4,7 @@ The event loop takes SIGCHLD for itself. A handler of it that is set here runs i
 child that `gevent.os` made. All other signals go to the standard library. To call a function in a greenlet for any
 signal, see `gevent.signal_handler`.
 """
-import signal as _signal
+import signal as _stdlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,16 +18,16 @@ __extensions__: list[str] = []
 
 __imports__ = [
     name
-    for name in dir(_signal)
+    for name in dir(_stdlib)
     if not name.startswith("__") and name not in __implements__ and name not in __extensions__
 ]
-globals().update({name: getattr(_signal, name) for name in __imports__})
+globals().update({name: getattr(_stdlib, name) for name in __imports__})
 
 __all__ = list(__implements__ + __extensions__)
 
-_signal_signal = _signal.signal
-_signal_getsignal = _signal.getsignal
-_signal_set_wakeup_fd = _signal.set_wakeup_fd
+_signal_signal = _stdlib.signal
+_signal_getsignal = _stdlib.getsignal
+_signal_set_wakeup_fd = _stdlib.set_wakeup_fd
 
 _UNKNOWN = object()
 _child_handler: Any = _UNKNOWN
@@ -38,10 +38,10 @@ _child_wakeup_warns = True
 def getsignal(signalnum: int) -> Any:
     """Return the handler of *signalnum*: for SIGCHLD the one that `signal` was given."""
     global _child_handler
-    if signalnum != _signal.SIGCHLD:
+    if signalnum != _stdlib.SIGCHLD:
         return _signal_getsignal(signalnum)
     if _child_handler is _UNKNOWN:
-        _child_handler = _signal_getsignal(_signal.SIGCHLD)
+        _child_handler = _signal_getsignal(_stdlib.SIGCHLD)
     return _child_handler
 
 
@@ -53,9 +53,9 @@ def signal(signalnum: int, handler: Any) -> Any:
     handler.
     """
     global _child_handler
-    if signalnum != _signal.SIGCHLD:
+    if signalnum != _stdlib.SIGCHLD:
         return _signal_signal(signalnum, handler)
-    constant = handler in (_signal.SIG_IGN, _signal.SIG_DFL)
+    constant = handler in (_stdlib.SIG_IGN, _stdlib.SIG_DFL)
     if not constant and not callable(handler):
         raise TypeError("signal handler must be signal.SIG_IGN, signal.SIG_DFL, or a callable object")
     before = getsignal(signalnum)
@@ -76,7 +76,7 @@ def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
 
 def _write_wakeup(fd: int, warn_on_full_buffer: bool) -> None:
     try:
-        _os._write(fd, bytes((_signal.SIGCHLD,)))
+        _os._write(fd, bytes((_stdlib.SIGCHLD,)))
     except OSError as error:
         if warn_on_full_buffer or error.errno not in _os._WOULD_BLOCK:
             get_hub().handle_error("set_wakeup_fd", *sys.exc_info())
@@ -89,7 +89,7 @@ def _on_child() -> None:
     handler: Callable[..., Any] = _child_handler
     if _child_wakeup_fd >= 0:
         Greenlet(_write_wakeup, _child_wakeup_fd, _child_wakeup_warns).switch()
-    Greenlet(handler, _signal.SIGCHLD, None).switch()
+    Greenlet(handler, _stdlib.SIGCHLD, None).switch()
 
 
 _os._on_child_hook = _on_child

@@ -1,0 +1,56 @@
+"""The system's look-ups, in the threads of the hub's pool: the default resolver."""
+import _socket
+from typing import Any
+
+from gevent._greenrust import get_hub
+
+__all__ = ["Resolver"]
+
+# An address in digits begins with one of these; the system converts it without asking anyone.
+_NUMERIC_START = frozenset("0123456789:")
+
+
+def _looks_numeric(host: Any) -> bool:
+    if isinstance(host, (bytes, bytearray)):
+        host = host.decode("ascii", "replace")
+    return host is None or (isinstance(host, str) and (host[:1] in _NUMERIC_START or ":" in host))
+
+
+class Resolver:
+    """Looks up names in the hub's thread pool. Each method has the signature of the function in `socket`; switches."""
+
+    def __init__(self, hub: Any = None) -> None:
+        self._pool: Any = (hub or get_hub()).threadpool
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__name__} at {id(self):#x} pool={self._pool!r}>"
+
+    def close(self) -> None:
+        """Do nothing: the pool is the hub's."""
+
+    def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0,
+                    flags: int = 0) -> list[Any]:
+        """Return the addresses of *host* and *port*; an address in digits is converted at once."""
+        if _looks_numeric(host):
+            try:
+                return _socket.getaddrinfo(host, port, family, type, proto, flags | _socket.AI_NUMERICHOST)
+            except _socket.gaierror:
+                # It was a name after all, or the numeric address does not fit: let the real call tell.
+                pass
+        return self._pool.apply(_socket.getaddrinfo, (host, port, family, type, proto, flags))
+
+    def gethostbyname(self, hostname: Any) -> str:
+        """Return the IPv4 address of *hostname*."""
+        return self._pool.apply(_socket.gethostbyname, (hostname,))
+
+    def gethostbyname_ex(self, hostname: Any) -> tuple[str, list[str], list[str]]:
+        """Return the name, aliases and IPv4 addresses of *hostname*."""
+        return self._pool.apply(_socket.gethostbyname_ex, (hostname,))
+
+    def gethostbyaddr(self, ip_address: Any) -> tuple[str, list[str], list[str]]:
+        """Return the name, aliases and addresses of the host with *ip_address*."""
+        return self._pool.apply(_socket.gethostbyaddr, (ip_address,))
+
+    def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """Return the host and service names of *sockaddr*."""
+        return self._pool.apply(_socket.getnameinfo, (sockaddr, flags))

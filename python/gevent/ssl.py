@@ -1,0 +1,197 @@
+"""TLS sockets whose waiting lets other greenlets run.
+
+Everything of the standard library's `ssl` is here under its name. `SSLSocket` is a subclass of its class and of
+`gevent.socket.socket`. Patching does not replace the classes of `ssl`: it tells the standard library's `SSLContext`
+to make sockets of this class, so that contexts, subclasses and references that exist already work.
+"""
+import ssl as _stdlib
+from collections.abc import Callable
+from typing import Any
+
+from gevent._greenrust import wait_read, wait_write
+from gevent.socket import create_connection
+from gevent.socket import socket as _gevent_socket
+
+__implements__ = ["SSLContext", "SSLSocket", "get_server_certificate", "wrap_socket"]
+_OWN = ["create_default_context", "_create_stdlib_context", "_create_unverified_context", "create_connection"]
+
+__imports__ = [
+    name for name in dir(_stdlib) if not (name.startswith("__") or name in __implements__ or name in _OWN)
+]
+globals().update({name: getattr(_stdlib, name) for name in __imports__})
+
+__all__ = list(__implements__ + ["create_default_context"])
+__all__ += [name for name in __imports__ if not name.startswith("_") and name not in ("socket", "sys", "os")]
+
+_StdlibSSLContext = _stdlib.SSLContext
+_StdlibSSLSocket = _stdlib.SSLSocket
+_stdlib_create_default_context = _stdlib.create_default_context
+_stdlib_create_unverified_context = _stdlib._create_unverified_context
+_stdlib_get_server_certificate = _stdlib.get_server_certificate
+_SSLWantReadError = _stdlib.SSLWantReadError
+_SSLWantWriteError = _stdlib.SSLWantWriteError
+
+
+class SSLSocket(_StdlibSSLSocket, _gevent_socket):
+    """A TLS connection over a `gevent.socket.socket`; made by `SSLContext.wrap_socket`.
+
+    The time-out is per wait. When it is over, TimeoutError is raised and the connection is not usable any more.
+    """
+
+    def _until_done(self, message: str, operation: Callable[..., Any], *args: Any) -> Any:
+        """Return ``operation(*args)``, waiting as TLS asks to. Switches."""
+        while True:
+            try:
+                return operation(*args)
+            except _SSLWantReadError:
+                wait = wait_read
+                if self.timeout == 0.0:
+                    raise
+            except _SSLWantWriteError:
+                wait = wait_write
+                if self.timeout == 0.0:
+                    raise
+            wait(self.fileno(), self.timeout, TimeoutError(message))
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Agree on keys with the peer. Switches. With *block*, waits also when the socket is non-blocking."""
+        self._check_connected()
+        timeout = self.gettimeout()
+        if block and timeout == 0.0:
+            self.settimeout(None)
+        try:
+            self._until_done("_ssl.c: The handshake operation timed out", self._sslobj.do_handshake)
+        finally:
+            if block and timeout == 0.0:
+                self.settimeout(timeout)
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+        """Return up to *len* bytes, or read them into *buffer* and return their number. Switches."""
+        self._checkClosed()
+        sslobj = self._sslobj
+        if sslobj is None:
+            raise ValueError("Read on closed or unwrapped SSL socket.")
+        try:
+            if buffer is None:
+                return self._until_done("The read operation timed out", sslobj.read, len)
+            return self._until_done("The read operation timed out", sslobj.read, len, buffer)
+        except _stdlib.SSLError as error:
+            # The peer closed without saying so: as the end, unless the program wants to know.
+            if error.args[0] == _stdlib.SSL_ERROR_EOF and self.suppress_ragged_eofs:
+                return b"" if buffer is None else 0
+            raise
+
+    def write(self, data: Any) -> int:
+        """Write *data*; returns how many bytes were taken. Switches."""
+        self._checkClosed()
+        if self._sslobj is None:
+            raise ValueError("Write on closed or unwrapped SSL socket.")
+        return self._until_done("The write operation timed out", self._sslobj.write, data)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send *data*; returns how many bytes were taken. Switches. *flags* must be 0 on a TLS connection."""
+        self._checkClosed()
+        if self._sslobj is None:
+            return super().send(data, flags)
+        if flags != 0:
+            raise ValueError(f"non-zero flags not allowed in calls to send() on {type(self)}")
+        return self._until_done("The write operation timed out", self._sslobj.write, data)
+
+    def unwrap(self) -> Any:
+        """End TLS and return the plain socket. Switches."""
+        sslobj = self._sslobj
+        if sslobj is None:
+            raise ValueError("No SSL wrapper around " + str(self))
+        plain = self._until_done("The read operation timed out", sslobj.shutdown)
+        self._sslobj = None
+        return plain
+
+    def accept(self) -> tuple[Any, Any]:
+        """Accept a connection and wrap it as this socket is; returns it and the peer's address. Switches."""
+        connection, address = _gevent_socket.accept(self)
+        connection = self.context.wrap_socket(
+            connection,
+            do_handshake_on_connect=self.do_handshake_on_connect,
+            suppress_ragged_eofs=self.suppress_ragged_eofs,
+            server_side=True,
+        )
+        return connection, address
+
+
+class SSLContext(_StdlibSSLContext):
+    """The standard library's context, with `SSLSocket` for its sockets."""
+
+    sslsocket_class = SSLSocket
+
+
+def create_default_context(*args: Any, **kwargs: Any) -> Any:
+    """Return a context as `ssl.create_default_context` does, whose sockets switch where they wait."""
+    context = _stdlib_create_default_context(*args, **kwargs)
+    context.sslsocket_class = SSLSocket
+    return context
+
+
+def _create_unverified_context(*args: Any, **kwargs: Any) -> Any:
+    context = _stdlib_create_unverified_context(*args, **kwargs)
+    context.sslsocket_class = SSLSocket
+    return context
+
+
+_create_stdlib_context = _create_unverified_context
+
+
+def wrap_socket(sock: Any, keyfile: Any = None, certfile: Any = None, server_side: bool = False,
+                cert_reqs: Any = _stdlib.CERT_NONE, ssl_version: Any = _stdlib.PROTOCOL_TLS, ca_certs: Any = None,
+                do_handshake_on_connect: bool = True, suppress_ragged_eofs: bool = True,
+                ciphers: str | None = None) -> Any:
+    """Wrap *sock* with a context made of the arguments. Switches.
+
+    Verifies nothing unless *cert_reqs* says so, and never the host name. Raises ValueError when the arguments do
+    not fit together.
+    """
+    if server_side and not certfile:
+        raise ValueError("certfile must be specified for server-side operations")
+    if keyfile and not certfile:
+        raise ValueError("certfile must be specified")
+    if ssl_version == _stdlib.PROTOCOL_TLS:
+        # The version that means both sides is deprecated in favour of one for each.
+        ssl_version = _stdlib.PROTOCOL_TLS_SERVER if server_side else _stdlib.PROTOCOL_TLS_CLIENT
+    context = SSLContext(ssl_version)
+    context.check_hostname = False
+    context.verify_mode = cert_reqs
+    if ca_certs:
+        context.load_verify_locations(ca_certs)
+    if certfile:
+        context.load_cert_chain(certfile, keyfile)
+    if ciphers:
+        context.set_ciphers(ciphers)
+    return context.wrap_socket(
+        sock,
+        server_side=server_side,
+        do_handshake_on_connect=do_handshake_on_connect,
+        suppress_ragged_eofs=suppress_ragged_eofs,
+    )
+
+
+def get_server_certificate(addr: tuple[str, int], ssl_version: Any = _stdlib.PROTOCOL_TLS_CLIENT, ca_certs: Any = None,
+                           timeout: Any = None) -> str:
+    """Return the certificate of the server at *addr*, in PEM; verified if *ca_certs* is given. Switches."""
+    context = SSLContext(ssl_version)
+    context.check_hostname = False
+    context.verify_mode = _stdlib.CERT_REQUIRED if ca_certs else _stdlib.CERT_NONE
+    if ca_certs:
+        context.load_verify_locations(ca_certs)
+    with create_connection(addr, timeout=timeout) as plain, context.wrap_socket(plain, server_hostname=addr[0]) as tls:
+        return _stdlib.DER_cert_to_PEM_cert(tls.getpeercert(True))
+
+
+def _gevent_do_monkey_patch(request: Any) -> None:
+    """Patch the module `ssl`: its contexts make our sockets from now on, whoever holds them."""
+    for name in request.items:
+        if name == "SSLContext":
+            request.patch_attribute(_StdlibSSLContext, "sslsocket_class", SSLSocket)
+            request.save("SSLContext", _StdlibSSLContext)
+        elif name == "SSLSocket":
+            request.save("SSLSocket", _StdlibSSLSocket)
+        elif hasattr(request.target_module, name):
+            request.patch(name)
