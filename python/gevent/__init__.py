@@ -14,12 +14,11 @@ from gevent._greenrust import (
     GreenletExit,
     get_hub,
     getcurrent,
-    joinall,
     sleep,
     spawn_raw,
 )
 from gevent._greenrust import __version__ as greenrust_version
-from gevent.greenlet import killall
+from gevent.greenlet import joinall, killall
 from gevent.hub import idle, iwait, kill, reinit, wait
 from gevent.hub import signal as signal_handler
 from gevent.os import fork

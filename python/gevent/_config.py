@@ -245,7 +245,7 @@ def _make_settings() -> Iterable[Setting]:
         "True: a greenlet remembers who spawned it, from where, and shares `spawn_tree_locals` with it.",
         True,
         _as_bool,
-        on_set=_greenrust.set_track_greenlet_tree if hasattr(_greenrust, "set_track_greenlet_tree") else None,
+        on_set=_greenrust.set_track_greenlet_tree,
     )
     yield Setting(
         "monitor_thread",
@@ -350,7 +350,9 @@ class Config:
 
 
 config = Config()
+# The native module has to know what the environment says before the first greenlet is made.
 _set_stack_size(config.stack_size)
+_greenrust.set_track_greenlet_tree(config.track_greenlet_tree)
 
 
 if __name__ == "__main__":

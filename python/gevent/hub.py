@@ -330,7 +330,7 @@ class Hub(_greenrust.Hub):
         assert getcurrent() is self.parent, "only possible from the MAIN greenlet"
         if self.dead:
             return True
-        waiter: Waiter[None] = Waiter(self)
+        waiter: Waiter = Waiter(self)
         timer = None
         if timeout is not None:
             timer = self.loop.timer(timeout, ref=False)
@@ -428,7 +428,7 @@ class _ReadyIterator:
         self._timeout = timeout
         self._left = len(objects) if count is None else min(count, len(objects))
         self._ready: deque[Any] = deque()
-        self._waiter: Waiter[None] = Waiter(hub)
+        self._waiter: Waiter = Waiter(hub)
         self._waiting = False
         self._timer: Any = None
         self._begun = False

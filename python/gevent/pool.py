@@ -15,8 +15,8 @@ from gevent._greenrust import (
     Semaphore,
     SimpleQueue,
     getcurrent,
-    joinall,
 )
+from gevent.greenlet import joinall, raise_error_of
 from gevent.hub import kill as _kill
 from gevent.timeout import Timeout
 
@@ -35,14 +35,6 @@ class _Raised:
         self.traceback = traceback
 
 
-def _reraise(greenlet: Any) -> None:
-    """Raise what *greenlet* ended with, with its own traceback."""
-    exc_info = getattr(greenlet, "exc_info", None)
-    if exc_info and exc_info[1] is not None:
-        raise exc_info[1].with_traceback(exc_info[2])
-    raise greenlet.exception
-
-
 class IMapUnordered(Greenlet):
     """The iterator of `imap_unordered`: a greenlet that spawns the tasks, and yields results as they come."""
 
@@ -52,7 +44,7 @@ class IMapUnordered(Greenlet):
         self._function: Any = function
         self._items: Any = items
         self._spawn_task: Any = spawn
-        self._results: SimpleQueue[Any] = SimpleQueue()
+        self._results: Any = SimpleQueue()
         # Bounds the results that wait for the reader. Counting at the start of a task keeps the memory of a result
         # that cannot be delivered yet from being made at all.
         self._room = Semaphore(maxsize) if maxsize else None
@@ -317,7 +309,7 @@ class Group(GroupMappingMixin):
         empty = self._empty_event.wait(timeout=timeout)
         for greenlet in members:
             if greenlet.exception is not None:
-                _reraise(greenlet)
+                raise_error_of(greenlet)
         return empty
 
     def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:

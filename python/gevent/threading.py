@@ -1,0 +1,230 @@
+"""What of `threading` is replaced so that its threads are greenlets; for `gevent.monkey`.
+
+The class `threading.Thread` itself is kept and changed in place, so that classes derived from it before patching work.
+"""
+import os as _os
+import sys as _sys
+import threading as _stdlib
+import weakref as _weakref
+from typing import Any
+
+from gevent._greenrust import RLock, getcurrent, local, sleep
+from gevent.exceptions import LoopExit
+from gevent.hub import get_hub
+from gevent.thread import (
+    _make_thread_handle,
+    _ThreadHandle,
+    allocate_lock,
+    get_ident,
+    start_joinable_thread,
+    start_new_thread,
+)
+
+_SINCE_3_13 = _sys.version_info >= (3, 13)
+
+__implements__ = ["local", "_allocate_lock", "Lock", "_DummyThread", "get_ident", "_CRLock"]
+if _SINCE_3_13:
+    __implements__ += ["_start_joinable_thread", "_ThreadHandle", "_make_thread_handle"]
+else:
+    __implements__ += ["_start_new_thread", "_set_sentinel"]
+__extensions__: list[str] = []
+__all__ = [
+    "Lock",
+    "RLock",
+    "Thread",
+    "Timer",
+    "allocate_lock",
+    "get_ident",
+    "getcurrent",
+    "local",
+    "main_native_thread",
+    "start_joinable_thread",
+    "start_new_thread",
+]
+
+Lock = _allocate_lock = _set_sentinel = allocate_lock
+_start_new_thread = start_new_thread
+_start_joinable_thread = start_joinable_thread
+# `threading` then uses its lock written in Python, over `_allocate_lock`.
+_CRLock = None
+
+Thread = _stdlib.Thread
+Timer = _stdlib.Timer
+_StdlibDummyThread = _stdlib._DummyThread
+# What Python 3.13.0 to 3.13 and later call the handle.
+_HANDLE = "_os_thread_handle" if hasattr(_stdlib.main_thread(), "_os_thread_handle") else "_handle"
+
+
+def main_native_thread() -> Any:
+    """Return the object of the main thread."""
+    return _stdlib.main_thread()
+
+
+class _DummyThread(_StdlibDummyThread):
+    """What `current_thread` gives for a greenlet that `threading` did not start; forgotten when the greenlet ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        greenlet = getcurrent()
+        ident = get_ident(greenlet)
+
+        def forget(_: Any) -> None:
+            _stdlib._active.pop(ident, None)
+
+        rawlink = getattr(greenlet, "rawlink", None)
+        if rawlink is not None:
+            rawlink(forget)
+        else:
+            self._end_of_greenlet = _weakref.ref(greenlet, forget)
+
+
+_original_set_tstate_lock = getattr(Thread, "_set_tstate_lock", None)
+
+
+def _set_tstate_lock(self: Any) -> None:
+    """Arrange that the end of the current greenlet is the end of the thread *self* (before Python 3.13).
+
+    The interpreter releases the lock of a thread that ends; for a greenlet this does it.
+    """
+    _original_set_tstate_lock(self)
+
+    def ended(_: Any) -> None:
+        lock = self._tstate_lock
+        if lock is not None:
+            if lock.locked():
+                lock.release()
+            self._stop()
+
+    getcurrent().rawlink(ended)
+
+
+def _patch_thread_class(patch_attribute: Any) -> None:
+    if not _SINCE_3_13:
+        patch_attribute(Thread, "_set_tstate_lock", _set_tstate_lock)
+
+
+def _adopt_main_thread() -> None:
+    """Make the main greenlet be the main thread for `threading`, also for those who join it."""
+    main = _stdlib.main_thread()
+    native_ident = main.ident
+    main._ident = get_ident()
+    _stdlib._active.pop(native_ident, None)
+    _stdlib._active[main._ident] = main
+    if _SINCE_3_13:
+        setattr(main, _HANDLE, _make_thread_handle())
+    else:
+        main._gevent_native_lock = main._tstate_lock
+        main._tstate_lock = allocate_lock()
+        main._tstate_lock.acquire()
+
+
+def _release_who_joins_main(main: Any) -> None:
+    try:
+        if _SINCE_3_13:
+            getattr(main, _HANDLE)._set_done()
+        else:
+            main._tstate_lock.release()
+            sleep()
+    except BaseException:
+        # Somebody killed the main greenlet meanwhile: at the end of the program nobody is left to catch that.
+        get_hub().print_exception(getcurrent(), *_sys.exc_info())
+    if not _SINCE_3_13:
+        # Who joined has counted the thread as stopped; what follows expects it alive, with the interpreter's lock.
+        main._is_stopped = False
+        main._tstate_lock = main._gevent_native_lock
+        main._gevent_native_lock = None
+
+
+def _join_all_threads(main: Any) -> None:
+    """Wait for the threads that are no daemons; Python 3.13 does it natively, where greenlets are not known."""
+    _stdlib._SHUTTING_DOWN = True
+    # A thread may wait for one of these calls, as those of concurrent.futures do.
+    for call in reversed(_stdlib._threading_atexits):
+        call()
+    del _stdlib._threading_atexits[:]
+    current = getcurrent()
+    while True:
+        waiting = [
+            thread
+            for thread in _stdlib.enumerate()
+            if not thread.daemon and thread is not main and thread.is_alive() and thread.ident != get_ident(current)
+        ]
+        if not waiting:
+            return
+        for thread in waiting:
+            thread.join()
+
+
+class _EndedHandle:
+    """The handle of the main thread while the interpreter ends it."""
+
+    ident = None
+
+    def is_done(self) -> bool:
+        return False
+
+    def _set_done(self) -> None:
+        pass
+
+    def join(self, timeout: float | None = None) -> None:
+        pass
+
+
+def _make_shutdown(original: Any) -> Any:
+    """Return what the interpreter is to call at its end instead of *original*, in the main thread."""
+    main = _stdlib.main_thread()
+
+    def _shutdown() -> None:
+        if not _SINCE_3_13 and main._gevent_native_lock is None:
+            return
+        _release_who_joins_main(main)
+        try:
+            if _SINCE_3_13:
+                setattr(main, _HANDLE, _EndedHandle())
+                _join_all_threads(main)
+            original()
+        except LoopExit:
+            # A thread waits for what cannot happen any more: the program ends without it.
+            pass
+
+    return _shutdown
+
+
+class _ForkHooks:
+    """Restores what `threading` knows of threads in a forked child, where only the current greenlet goes on."""
+
+    _active: dict[int, Any]
+
+    def before(self) -> None:
+        self._active = dict(_stdlib._active)
+
+    def after_in_child(self) -> None:
+        ident = get_ident()
+        if _SINCE_3_13:
+            for other, thread in self._active.items():
+                handle = getattr(thread, _HANDLE, None)
+                if other != ident and isinstance(handle, _ThreadHandle) and handle._was_started:
+                    handle._set_done(enter_hub=False)
+        main = _stdlib._MainThread()
+        main._ident = ident
+        if _SINCE_3_13:
+            setattr(main, _HANDLE, _make_thread_handle())
+        else:
+            main._gevent_native_lock = main._tstate_lock
+        _stdlib._active.clear()
+        _stdlib._active[ident] = main
+        _stdlib._main_thread = main
+
+
+_fork_hooks = _ForkHooks()
+
+
+def _gevent_will_monkey_patch(native_module: Any, items: Any, warn: Any) -> None:
+    """Prepare `threading`: the main greenlet takes the place of the main thread."""
+    if _stdlib.current_thread() is not main_native_thread():
+        warn(
+            "Monkey-patching outside the main native thread. Some APIs will not be available. "
+            "Expect a KeyError to be printed at shutdown."
+        )
+        return
+    _os.register_at_fork(before=_fork_hooks.before, after_in_child=_fork_hooks.after_in_child)
