@@ -18,6 +18,8 @@ __all__ = [
     "ShutDown",
 ]
 
+__implements__ = ["Queue", "PriorityQueue", "LifoQueue", "SimpleQueue"]
+
 JoinableQueue = Queue
 #: A queue without bound and without tasks.
 UnboundQueue = SimpleQueue

@@ -20,7 +20,8 @@ __imports__ = [
 ]
 globals().update({name: getattr(_stdlib, name) for name in __imports__})
 
-__all__ = list(__implements__ + ["create_default_context"])
+__all__ = list(__implements__)
+__all__ += ["create_default_context"]
 __all__ += [name for name in __imports__ if not name.startswith("_") and name not in ("socket", "sys", "os")]
 
 _StdlibSSLContext = _stdlib.SSLContext

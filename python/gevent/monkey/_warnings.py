@@ -1,0 +1,18 @@
+"""Warnings that are collected while patching, and given when it is done."""
+import warnings
+
+from gevent.monkey._errors import MonkeyPatchWarning
+
+
+def process(messages: list[str]) -> None:
+    """Give *messages* as warnings."""
+    for message in messages:
+        warnings.warn(message, MonkeyPatchWarning, stacklevel=4)
+
+
+def queue(message: str, messages: list[str] | None) -> None:
+    """Add *message* to *messages*, or give it at once if that is None."""
+    if messages is None:
+        process([message])
+    else:
+        messages.append(message)
