@@ -8,13 +8,16 @@ def test_child_runs_greenlets_and_the_parent_sees_its_status(fork):
     completed = run_script("""
         import os, gevent, gevent.os
         gevent.sleep(0.001)
+        read_end, write_end = os.pipe()
         pid = eval(sys.argv[1])()
         if not pid:
+            os.read(read_end, 1)    # lives until it is watched
             assert [job.get() for job in [gevent.spawn(lambda: gevent.sleep(0.001) or 5)]] == [5]
             with gevent.Timeout(0.001, False):
                 gevent.sleep(1000)
             print("child", flush=True)
             os._exit(7)
+        os.write(write_end, b"x")
         waited, status = gevent.os.waitpid(pid, 0)
         assert waited == pid and os.waitstatus_to_exitcode(status) == 7, status
         print("parent")
@@ -100,9 +103,12 @@ def test_child_may_exit_in_the_ordinary_way():
         import os, gevent
         jobs = [gevent.spawn(gevent.sleep, 1000) for _ in range(10)]
         gevent.sleep(0)
+        read_end, write_end = os.pipe()
         pid = gevent.fork()
         if not pid:
+            os.read(read_end, 1)    # lives until it is watched
             sys.exit(3)
+        os.write(write_end, b"x")
         assert os.waitstatus_to_exitcode(gevent.os.waitpid(pid, 0)[1]) == 3
         gevent.killall(jobs)
         print("parent")

@@ -139,12 +139,17 @@ def test_signal_watcher_and_signal_handler(loop):
 
 
 def test_child_watcher_tells_the_status(loop):
+    read_end, write_end = os.pipe()
     pid = gevent.fork()
     if not pid:
+        os.read(read_end, 1)    # lives until it is watched
         os._exit(3)
     done = gevent.event.Event()
     with loop.child(pid) as child:
         child.start(done.set)
+        os.write(write_end, b"x")
+        os.close(read_end)
+        os.close(write_end)
         assert done.wait(5)
         assert child.rpid == pid
         assert os.waitstatus_to_exitcode(child.rstatus) == 3
