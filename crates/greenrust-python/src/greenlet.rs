@@ -111,6 +111,12 @@ fn call_spawn_callbacks(greenlet: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Runs what the hub has scheduled: on the new greenlet's own stack.
 pub fn run_scheduled(object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
     let py = object.py();
+    if py_hub::get_hub_if_exists(py).is_some_and(|hub| hub.is(object)) {
+        // Nobody schedules the hub: the first greenlet that has nobody else to give way to starts it.
+        let run = object.as_any().getattr(pyo3::intern!(py, "run"))?;
+        object.get().mark_begun();
+        return run.call0().map(Bound::unbind);
+    }
     // SAFETY: whoever scheduled the start took a reference for the time until it begins.
     drop(unsafe { Bound::from_owned_ptr(py, object.as_ptr()) });
     if let Ok(greenlet) = object.cast::<PyGeventGreenlet>() {

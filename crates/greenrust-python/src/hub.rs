@@ -187,6 +187,18 @@ impl PyHub {
         }
     }
 
+    /// Runs the loop; when nothing is left to do, raises LoopExit in the parent, and again if it comes back.
+    fn run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        loop {
+            Self::run_loop(slf)?;
+            let message = format!("This operation would block forever\n{}", describe_waiters(py)?);
+            let exit = exceptions::loop_exit(py, message);
+            let Some(parent) = slf.as_super().get().parent_of(py) else { return Err(exit) };
+            PyGreenlet::enter(parent.bind(py), Payload::Throw(Box::new(exit)))?;
+        }
+    }
+
     /// One line for each greenlet of this thread that waits: who, and for what.
     fn describe_waiters(&self, py: Python<'_>) -> PyResult<String> {
         describe_waiters(py)

@@ -46,6 +46,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     );
     lowlevel::install_methods(&PyType::new::<lowlevel::PyGreenlet>(py))?;
     module.add("error", py.get_type::<exceptions::GreenletError>())?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("GreenletExit", py.get_type::<exceptions::GreenletExit>())?;
     module.add_class::<lowlevel::PyGreenlet>()?;
     module.add_class::<greenlet::PyGeventGreenlet>()?;

@@ -92,6 +92,8 @@ fn call_run(object: &Bound<'_, PyGreenlet>, args: &Py<PyTuple>, kwargs: Option<&
 }
 
 /// Decides who continues after a greenlet has ended with `result`, and sends it the result.
+///
+/// The ending greenlet's own `parent` field holds the parent's object until that one runs.
 fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyResult<Py<PyAny>>) -> RawGreenlet {
     let mut parent = object.get().fields.parent.borrow().as_ref().map(|parent| parent.clone_ref(py));
     loop {
@@ -100,6 +102,18 @@ fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyR
             return hub.root().clone();
         };
         let fields = &candidate.get().fields;
+        if Thread::with(|thread| thread.hub.get() == candidate.as_ptr()) && fields.raw.state() != State::Finished {
+            match result {
+                // The hub ignores results, so the next greenlet that is ready may as well go on at once.
+                Ok(_) => {}
+                Err(error) if fields.raw.state() == State::Started => {
+                    host::send(Payload::Throw(Box::new(error)));
+                    return candidate.get().fields.raw.clone();
+                }
+                Err(error) => py_hub::handle_error(py, Some(object.as_any()), error),
+            }
+            return hub.next();
+        }
         match fields.raw.state() {
             State::Finished => {
                 let next = fields.parent.borrow().as_ref().map(|parent| parent.clone_ref(py));
@@ -121,26 +135,17 @@ fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyR
                     return hub.root().clone();
                 }
                 host::send(payload);
-                return keep_and_return(candidate, hub);
+                return candidate.get().fields.raw.clone();
             }
             State::Started => {
                 match result {
-                    Ok(_) if hub.hub_greenlet().is_some_and(|greenlet| greenlet.is(&fields.raw)) => {
-                        // The hub ignores results, so the next greenlet that is ready may as well go on at once.
-                        return hub.next();
-                    }
                     Ok(value) => host::send(Payload::Value(value)),
                     Err(error) => host::send(Payload::Throw(Box::new(error))),
                 }
-                return keep_and_return(candidate, hub);
+                return candidate.get().fields.raw.clone();
             }
         }
     }
-}
-
-fn keep_and_return(greenlet: Py<PyGreenlet>, _hub: &Hub) -> RawGreenlet {
-    // The ending greenlet's own `parent` field holds the object until the target runs.
-    greenlet.get().fields.raw.clone()
 }
 
 impl PyGreenlet {

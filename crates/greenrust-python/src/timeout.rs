@@ -110,8 +110,8 @@ impl PyTimeout {
     fn new(py: Python<'_>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         // Subclasses may pass arguments of their own; they call __init__ with ours.
         let argument = |index: usize, name: &str| -> Option<Py<PyAny>> {
-            args.get_item(index)
-                .ok()
+            let given = if index < args.len() { args.get_item(index).ok() } else { None };
+            given
                 .or_else(|| kwargs.and_then(|kwargs| kwargs.get_item(name).ok().flatten()))
                 .filter(|value| !value.is_none())
                 .map(Bound::unbind)
