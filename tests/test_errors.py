@@ -2,6 +2,8 @@
 import io
 
 import gevent
+import gevent.lock
+import gevent.pool
 import pytest
 from gevent.hub import get_hub
 from implementation import run_script

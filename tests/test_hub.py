@@ -2,6 +2,7 @@
 import threading
 
 import gevent
+import gevent.socket
 import pytest
 from gevent.event import Event
 from gevent.exceptions import BlockingSwitchOutError, LoopExit

@@ -4,6 +4,9 @@ import signal
 import threading
 
 import gevent
+import gevent.event
+import gevent.queue
+import gevent.socket
 import pytest
 from gevent.hub import get_hub
 

@@ -4,6 +4,7 @@ import socket as stdlib_socket
 import ssl
 
 import gevent
+import gevent.exceptions
 import pytest
 from gevent import select, socket
 from gevent.event import Event
