@@ -1,0 +1,4 @@
+"""An old name of `gevent.resolver.thread`."""
+from gevent.resolver.thread import Resolver
+
+__all__ = ["Resolver"]

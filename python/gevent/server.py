@@ -1,0 +1,134 @@
+"""TCP, TLS and UDP servers."""
+import _socket
+from collections.abc import Callable
+from typing import Any
+
+from gevent._greenrust import Semaphore
+from gevent.baseserver import BaseServer
+from gevent.socket import socket
+from gevent.ssl import wrap_socket
+
+__all__ = ["StreamServer", "DatagramServer"]
+
+# The system's calls, which never wait here: the listener is known to be readable, or is asked again later.
+_accept = _socket.socket._accept  # type: ignore[attr-defined]
+_recvfrom = _socket.socket.recvfrom
+
+
+def _bound(address: Any, kind: int, family: int, reuse_addr: int | None) -> socket:
+    listener = socket(family, kind)
+    try:
+        if reuse_addr is not None:
+            listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, reuse_addr)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.strerror is not None:
+            error.strerror = f"{error.strerror}: {address!r}"
+        raise
+    return listener
+
+
+class StreamServer(BaseServer):
+    """A TCP server that calls ``handle(socket, address)`` in a greenlet for each connection.
+
+    With *ssl_args* it speaks TLS: either *ssl_context* and the arguments of its `wrap_socket`, or the arguments of
+    `gevent.ssl.wrap_socket` (keyfile, certfile...). The handshake is made in the connection's greenlet.
+    """
+
+    #: How many connections the system keeps until they are accepted.
+    backlog = 128
+    #: The option SO_REUSEADDR of the listening socket; None leaves it as it is.
+    reuse_addr: int | None = 1
+
+    def __init__(self, listener: Any, handle: Callable[..., Any] | None = None, backlog: int | None = None,
+                 spawn: Any = "default", **ssl_args: Any) -> None:
+        super().__init__(listener, handle=handle, spawn=spawn)
+        try:
+            self.ssl_args: dict[str, Any] | None = None
+            if ssl_args:
+                ssl_args.setdefault("server_side", True)
+                context = ssl_args.pop("ssl_context", None)
+                self.wrap_socket: Any = wrap_socket if context is None else context.wrap_socket
+                self.ssl_args = ssl_args
+            if backlog is not None:
+                if hasattr(self, "socket"):
+                    raise TypeError("backlog must be None when a socket instance is passed")
+                self.backlog = backlog
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def ssl_enabled(self) -> bool:
+        """True when the server speaks TLS."""
+        return self.ssl_args is not None
+
+    def init_socket(self) -> None:
+        """Make the listening socket, if the server was given an address."""
+        if not hasattr(self, "socket"):
+            self.socket = self.get_listener(self.address, self.backlog, self.family)
+            self.address = self.socket.getsockname()
+        self._handle = self.wrap_socket_and_handle if self.ssl_args else self.handle
+
+    @classmethod
+    def get_listener(cls, address: Any, backlog: int | None = None, family: int | None = None) -> socket:
+        """Return a socket bound to *address* that listens and does not block."""
+        listener = _bound(address, _socket.SOCK_STREAM, _socket.AF_INET if family is None else family, cls.reuse_addr)
+        listener.listen(cls.backlog if backlog is None else backlog)
+        listener.setblocking(False)
+        return listener
+
+    def do_read(self) -> Any:
+        """Accept a connection: returns its socket and address, or None when there is none."""
+        listener = self.socket
+        try:
+            fd, address = _accept(listener)
+        except BlockingIOError:
+            return None
+        return socket(listener.family, listener.type, listener.proto, fileno=fd), address
+
+    def do_close(self, sock: Any, *args: Any) -> None:
+        """Close the connection."""
+        sock.close()
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        """Make the TLS handshake and call the handler. Switches."""
+        # Taken before the handshake: the server may be stopped meanwhile.
+        handle = self.handle
+        with self.wrap_socket(client_socket, **self.ssl_args) as tls:
+            return handle(tls, address)
+
+
+class DatagramServer(BaseServer):
+    """A UDP server that calls ``handle(data, address)`` in a greenlet for each datagram."""
+
+    #: The option SO_REUSEADDR of the socket; None leaves it as it is.
+    reuse_addr: int | None = 1
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._writelock = Semaphore()
+
+    def init_socket(self) -> None:
+        """Make the socket, if the server was given an address."""
+        if not hasattr(self, "socket"):
+            self.socket = self.get_listener(self.address, self.family)
+            self.address = self.socket.getsockname()
+
+    @classmethod
+    def get_listener(cls, address: Any, family: int | None = None) -> socket:
+        """Return a socket bound to *address*."""
+        return _bound(address, _socket.SOCK_DGRAM, _socket.AF_INET if family is None else family, cls.reuse_addr)
+
+    def do_read(self) -> Any:
+        """Receive a datagram: returns it and the sender's address, or None when there is none."""
+        try:
+            return _recvfrom(self.socket, 8192)
+        except BlockingIOError:
+            return None
+
+    def sendto(self, *args: Any) -> None:
+        """Send a datagram as `socket.sendto` does. Switches while the system's buffer is full."""
+        with self._writelock:
+            self.socket.sendto(*args)
