@@ -27,7 +27,7 @@
 //! | let time pass, or limit it | [`sleep`], [`Timeout`] |
 //! | wait for one another | [`event`], [`lock`], [`queue`], [`channel`] |
 //! | limit how many run | [`pool`] |
-//! | talk to the world | [`socket`], [`server`], [`signal`] |
+//! | talk to the world | [`socket`], [`server`], [`http_server`], [`signal`] |
 //! | have a value for each greenlet | [`local`] |
 //! | see how it works | [`hub`], and below it [`context`], [`stack`], [`timers`] |
 //!
@@ -45,6 +45,7 @@ pub mod context;
 pub mod event;
 pub mod greenlet;
 pub mod http;
+pub mod http_server;
 pub mod hub;
 pub mod local;
 pub mod lock;
