@@ -111,6 +111,21 @@ fn call_spawn_callbacks(greenlet: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Runs what the hub has scheduled: on the new greenlet's own stack.
 pub fn run_scheduled(object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
     let py = object.py();
+    let is_plain = object.as_any().get_type().is(PyType::new::<PyGeventGreenlet>(py));
+    if !is_plain {
+        return run_scheduled_other(object);
+    }
+    // SAFETY: whoever scheduled the start took a reference for the time until it begins.
+    drop(unsafe { Bound::from_owned_ptr(py, object.as_ptr()) });
+    object.get().mark_begun();
+    // SAFETY: its type was just compared.
+    PyGeventGreenlet::run_and_report(unsafe { object.as_any().cast_unchecked() });
+    Ok(py.None())
+}
+
+#[inline(never)]
+fn run_scheduled_other(object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
+    let py = object.py();
     if py_hub::get_hub_if_exists(py).is_some_and(|hub| hub.is(object)) {
         // Nobody schedules the hub: the first greenlet that has nobody else to give way to starts it.
         let run = object.as_any().getattr(pyo3::intern!(py, "run"))?;
@@ -119,16 +134,11 @@ pub fn run_scheduled(object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
     }
     // SAFETY: whoever scheduled the start took a reference for the time until it begins.
     drop(unsafe { Bound::from_owned_ptr(py, object.as_ptr()) });
-    if let Ok(greenlet) = object.cast::<PyGeventGreenlet>() {
-        if !object.as_any().get_type().is(PyType::new::<PyGeventGreenlet>(py)) {
-            // A subclass may override run() itself, though that was never supported.
-            let run = object.as_any().getattr(pyo3::intern!(py, "run"))?;
-            object.get().mark_begun();
-            return run.call0().map(Bound::unbind);
-        }
+    if object.as_any().is_instance_of::<PyGeventGreenlet>() {
+        // A subclass may override run() itself, though that was never supported.
+        let run = object.as_any().getattr(pyo3::intern!(py, "run"))?;
         object.get().mark_begun();
-        PyGeventGreenlet::run_and_report(greenlet);
-        return Ok(py.None());
+        return run.call0().map(Bound::unbind);
     }
     spawned_raw(object)
 }
@@ -382,27 +392,41 @@ impl PyGeventGreenlet {
 
     /// Runs the function and keeps its result. Nothing leaves this call but by the object.
     fn run_and_report(slf: &Bound<'_, Self>) {
-        let py = slf.py();
         let fields = &slf.get().fields;
         fields.start.set(Start::Begun);
-        let function = match fields.function.borrow().as_ref() {
-            Some(function) => Ok(function.clone_ref(py).into_bound(py)),
-            None => Err(()),
-        };
-        let function = function.or_else(|()| slf.as_any().getattr(pyo3::intern!(py, "_run")));
-        let args = fields.args.borrow().as_ref().map(|args| args.clone_ref(py).into_bound(py));
-        let kwargs = fields.kwargs.borrow().as_ref().map(|kwargs| kwargs.clone_ref(py).into_bound(py));
-        let result = function.and_then(|function| match (args, kwargs) {
-            (Some(args), None) if args.is_empty() => function.call0(),
-            (args, kwargs) => function.call(args.unwrap_or_else(|| PyTuple::empty(py)), kwargs.as_ref()),
-        });
-        match result {
+        match Self::call_function(slf) {
             Ok(value) => Self::report_result(slf, value.unbind()),
             Err(error) => Self::report_error(slf, error),
         }
         fields.free();
     }
 
+    /// Calls the function with its arguments, which the object keeps meanwhile.
+    fn call_function<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let fields = &slf.get().fields;
+        let own = fields.function.borrow().as_ref().map(|function| function.bind(py).clone());
+        let function = match own {
+            Some(function) => function,
+            None => slf.as_any().getattr(pyo3::intern!(py, "_run"))?,
+        };
+        let args = fields.args.borrow().as_ref().map(|args| args.bind(py).clone());
+        let kwargs = fields.kwargs.borrow().as_ref().map(|kwargs| kwargs.bind(py).clone());
+        // SAFETY: all three are alive during the call; a new reference or NULL with an exception comes back.
+        unsafe {
+            let result = match (&args, &kwargs) {
+                (Some(args), kwargs) => ffi::PyObject_Call(
+                    function.as_ptr(),
+                    args.as_ptr(),
+                    kwargs.as_ref().map_or(std::ptr::null_mut(), |kwargs| kwargs.as_ptr()),
+                ),
+                (None, _) => ffi::PyObject_CallNoArgs(function.as_ptr()),
+            };
+            Bound::from_owned_ptr_or_err(py, result)
+        }
+    }
+
+    #[inline(never)]
     fn report_result(slf: &Bound<'_, Self>, value: Py<PyAny>) {
         let fields = &slf.get().fields;
         let old = fields.outcome.replace(Outcome::Value(value));
@@ -410,6 +434,7 @@ impl PyGeventGreenlet {
         Self::schedule_links(slf);
     }
 
+    #[inline(never)]
     fn report_error(slf: &Bound<'_, Self>, error: PyErr) {
         let py = slf.py();
         if error.is_instance_of::<GreenletExit>(py) {

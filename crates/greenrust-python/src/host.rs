@@ -188,28 +188,35 @@ pub fn park(
     keep_alive: bool,
 ) -> PyResult<Wake> {
     // While it is parked nobody else needs to hold the object: its own stack does.
-    let _own = THREAD.with(|thread| {
-        // SAFETY: an owned reference, as in `current`.
-        unsafe { Bound::from_borrowed_ptr(py, thread.current.get()) }
-    });
+    let own = THREAD.with(|thread| thread.current.get());
+    // SAFETY: an owned reference, as in `current`; given back below.
+    unsafe { ffi::Py_INCREF(own) };
     let wake = match deadline {
         None => hub.park(waker),
         Some(deadline) => hub.park_until(waker, deadline, keep_alive),
     };
+    // SAFETY: taken above. The thread's record holds another reference, so nothing runs here.
+    unsafe { ffi::Py_DECREF(own) };
     settle(py, wake)
 }
 
 /// Turns the end of a park that the runtime did itself into a result: see [`park`].
+#[inline]
 pub fn settle(py: Python<'_>, wake: Wake) -> PyResult<Wake> {
     match wake {
         Wake::Unparked | Wake::TimedOut | Wake::Closed => Ok(wake),
-        Wake::Foreign | Wake::Interrupted => match receive() {
-            Some(Payload::Throw(error)) => Err(*error),
-            Some(Payload::Value(value)) => Err(crate::exceptions::invalid_switch(py, &value)),
-            Some(Payload::Start(..)) | None => {
-                Err(PyRuntimeError::new_err("a parked greenlet was resumed without a reason"))
-            }
-        },
+        Wake::Foreign | Wake::Interrupted => Err(interruption(py)),
+    }
+}
+
+/// Returns the exception that ended a park.
+#[cold]
+#[inline(never)]
+fn interruption(py: Python<'_>) -> PyErr {
+    match receive() {
+        Some(Payload::Throw(error)) => *error,
+        Some(Payload::Value(value)) => crate::exceptions::invalid_switch(py, &value),
+        Some(Payload::Start(..)) | None => PyRuntimeError::new_err("a parked greenlet was resumed without a reason"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! runtime's.
 
 mod exceptions;
+mod fastcall;
 mod gil;
 mod greenlet;
 mod host;
@@ -63,12 +64,12 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(hub::get_hub_if_exists, module)?,
         wrap_pyfunction!(hub::set_hub, module)?,
         wrap_pyfunction!(hub::set_default_hub_class, module)?,
-        wrap_pyfunction!(hub::sleep, module)?,
         wrap_pyfunction!(greenlet::spawn_raw, module)?,
         wrap_pyfunction!(greenlet::join_greenlets, module)?,
         wrap_pyfunction!(greenlet::set_track_greenlet_tree, module)?,
     ] {
         module.add_function(function)?;
     }
+    hub::SLEEP.add_to(module)?;
     Ok(())
 }

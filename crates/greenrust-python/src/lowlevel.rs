@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::exceptions::{self, GreenletError, GreenletExit};
+use crate::fastcall::{Arguments, guard};
 use crate::gil::Gil;
 use crate::host::{self, Payload, Thread};
 use crate::hub as py_hub;
@@ -73,20 +74,24 @@ fn run_to_end(py: Python<'_>, raw: &RawGreenlet) -> RawGreenlet {
     let result = match host::receive() {
         // Scheduled by the hub: a gevent.Greenlet, or spawn_raw.
         None => crate::greenlet::run_scheduled(object),
-        Some(Payload::Start(args, kwargs)) => call_run(object, &args, kwargs.as_ref()),
-        Some(Payload::Throw(error)) => Err(*error),
-        Some(Payload::Value(_)) => Err(exceptions::internal("a greenlet was started without arguments")),
-    };
-    let result = match result {
-        Err(error) if error.is_instance_of::<GreenletExit>(py) => Ok(error.into_value(py).into_any()),
-        other => other,
+        Some(payload) => run_sent(object, payload),
     };
     finish(py, hub, object, result)
 }
 
+/// Runs a greenlet that somebody switched to with arguments.
+fn run_sent(object: &Bound<'_, PyGreenlet>, payload: Payload) -> PyResult<Py<PyAny>> {
+    match payload {
+        Payload::Start(args, kwargs) => call_run(object, &args, kwargs.as_ref()),
+        Payload::Throw(error) => Err(*error),
+        Payload::Value(_) => Err(exceptions::internal("a greenlet was started without arguments")),
+    }
+}
+
 fn call_run(object: &Bound<'_, PyGreenlet>, args: &Py<PyTuple>, kwargs: Option<&Py<PyDict>>) -> PyResult<Py<PyAny>> {
     let py = object.py();
-    let run = object.get().take_run(object)?;
+    // Whoever prepared the start has put it into the slot.
+    let run = object.get().take_slot().ok_or_else(|| PyAttributeError::new_err("run"))?;
     let result = run.bind(py).call(args.bind(py), kwargs.map(|kwargs| kwargs.bind(py)));
     result.map(Bound::unbind)
 }
@@ -94,7 +99,13 @@ fn call_run(object: &Bound<'_, PyGreenlet>, args: &Py<PyTuple>, kwargs: Option<&
 /// Decides who continues after a greenlet has ended with `result`, and sends it the result.
 ///
 /// The ending greenlet's own `parent` field holds the parent's object until that one runs.
+#[inline(never)]
 fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyResult<Py<PyAny>>) -> RawGreenlet {
+    // An exit is no error: it becomes the greenlet's value.
+    let result = match result {
+        Err(error) if error.is_instance_of::<GreenletExit>(py) => Ok(error.into_value(py).into_any()),
+        other => other,
+    };
     let mut parent = object.get().fields.parent.borrow().as_ref().map(|parent| parent.clone_ref(py));
     loop {
         let Some(candidate) = parent else {
@@ -130,8 +141,8 @@ fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyR
                     }
                     Err(error) => Payload::Throw(Box::new(error)),
                 };
-                if let Err(error) = hub.prepare(&fields.raw) {
-                    host::send(Payload::Throw(Box::new(exceptions::no_stack(&error))));
+                if let Err(error) = PyGreenlet::prepare(hub, candidate.bind(py)) {
+                    host::send(Payload::Throw(Box::new(error)));
                     return hub.root().clone();
                 }
                 host::send(payload);
@@ -213,8 +224,10 @@ impl PyGreenlet {
         }
         self.fields.begun.set(false);
         let run = object.getattr(pyo3::intern!(py, "run")).map(Bound::unbind);
-        self.fields.begun.set(true);
-        drop(self.fields.run.take());
+        if run.is_ok() {
+            self.fields.begun.set(true);
+            drop(self.fields.run.take());
+        }
         run
     }
 
@@ -234,6 +247,19 @@ impl PyGreenlet {
             drop(self.fields.raw.abandon());
             self.fields.begun.set(true);
         }
+    }
+
+    /// Gives an unstarted greenlet its stack, with what it shall run in the slot. Whoever switches sees the errors.
+    /// Returns false if it has started meanwhile.
+    fn prepare(hub: &Hub, object: &Bound<'_, PyGreenlet>) -> PyResult<bool> {
+        let this = object.get();
+        let run = this.take_run(object)?;
+        if this.fields.raw.state() != State::Unstarted {
+            return Ok(false);
+        }
+        this.set_run_slot(Some(run));
+        hub.prepare(&this.fields.raw).map_err(|error| exceptions::no_stack(&error))?;
+        Ok(true)
     }
 
     /// Says whether the greenlet has begun to run (or was made to end before it could).
@@ -293,20 +319,16 @@ impl PyGreenlet {
                             payload = as_exit_value(py, *error);
                         }
                         Payload::Value(_) | Payload::Start(..) => {
-                            // The attribute is looked up here, where the one who switches sees an error of it.
-                            let run = greenlet.take_run(&target)?;
                             let (args, kwargs) = match payload {
                                 Payload::Start(args, kwargs) => (args, kwargs),
                                 Payload::Value(value) => (PyTuple::new(py, [value])?.unbind(), None),
                                 Payload::Throw(_) => unreachable!("matched above"),
                             };
-                            // The look-up may have run code that started it.
-                            if raw.state() != State::Unstarted {
+                            if !Self::prepare(hub, &target)? {
+                                // The look-up of `run` ran code that started it.
                                 payload = Payload::Start(args, kwargs);
                                 continue;
                             }
-                            greenlet.fields.run.replace(Some(run));
-                            hub.prepare(raw).map_err(|error| exceptions::no_stack(&error))?;
                             host::send(Payload::Start(args, kwargs));
                             break;
                         }
@@ -344,9 +366,8 @@ impl PyGreenlet {
         if !self.is_active() {
             return None;
         }
-        if std::ptr::eq(self.fields.raw.hub(), Hub::current()) && Hub::current().is_running(&self.fields.raw) {
-            // SAFETY: borrowed or NULL, GIL held.
-            return unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) }.map(Bound::unbind);
+        if self.is_of_this_thread() && Hub::current().is_running(&self.fields.raw) {
+            return None;
         }
         if self.fields.is_root && !self.is_of_this_thread() {
             return None;
@@ -486,14 +507,14 @@ impl PyGreenlet {
     /// throw(typ=GreenletExit, val=None, tb=None)
     ///
     /// Continues this greenlet with an exception, raised where it waits. Returns what this one is switched back with.
-    #[pyo3(signature = (typ=None, val=None, tb=None))]
-    fn throw(
-        slf: &Bound<'_, Self>,
-        typ: Option<&Bound<'_, PyAny>>,
-        val: Option<&Bound<'_, PyAny>>,
-        tb: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        let error = thrown(slf.py(), typ, val, tb)?;
+    #[pyo3(signature = (*args))]
+    fn throw(slf: &Bound<'_, Self>, args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+        if args.len() > 3 {
+            return Err(PyTypeError::new_err(format!("throw() takes at most 3 arguments ({} given)", args.len())));
+        }
+        let mut given = args.iter();
+        let (typ, val, tb) = (given.next(), given.next(), given.next());
+        let error = thrown(slf.py(), typ.as_ref(), val.as_ref(), tb.as_ref())?;
         Self::enter(slf, Payload::Throw(Box::new(error)))
     }
 
@@ -735,66 +756,30 @@ unsafe extern "C" fn switch_method(
         // SAFETY: `args` holds `count` borrowed references.
         let value = unsafe {
             match count {
-                0 => Some(thread.nothing(py)),
-                1 => Some(Bound::from_borrowed_ptr(py, *args)),
-                _ => pack(py, args, count).map(Bound::into_any),
+                0 => thread.nothing(py),
+                1 => Bound::from_borrowed_ptr(py, *args),
+                _ => match Arguments::new(args, count, names).tuple_from(0) {
+                    Ok(tuple) => tuple.into_any(),
+                    Err(error) => {
+                        error.restore(py);
+                        return std::ptr::null_mut();
+                    }
+                },
             }
         };
-        let Some(value) = value else { return std::ptr::null_mut() };
         thread.send(Payload::Value(value.unbind()));
         hub.transfer(raw);
         return match thread.receive() {
             Some(Payload::Value(value)) => value.into_ptr(),
-            other => into_pointer(py, deliver(py, other)),
+            other => guard(py, || deliver(py, other).map(Py::into_ptr)),
         };
     }
-    let result = (|| {
-        // SAFETY: as above; `names` is null or a tuple whose values follow the positional arguments.
-        unsafe {
-            let Some(positional) = pack(py, args, count) else { return Err(PyErr::fetch(py)) };
-            let keywords = match Bound::from_borrowed_ptr_or_opt(py, names) {
-                None => None,
-                Some(names) => {
-                    let dictionary = PyDict::new(py);
-                    for (index, name) in names.cast_into_unchecked::<PyTuple>().iter().enumerate() {
-                        let value = Bound::from_borrowed_ptr(py, *args.add(count as usize + index));
-                        dictionary.set_item(name, value)?;
-                    }
-                    Some(dictionary.unbind())
-                }
-            };
-            PyGreenlet::enter(&object, Payload::Start(positional.unbind(), keywords))
-        }
-    })();
-    into_pointer(py, result)
-}
-
-fn into_pointer(py: Python<'_>, result: PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
-    match result {
-        Ok(value) => value.into_ptr(),
-        Err(error) => {
-            error.restore(py);
-            std::ptr::null_mut()
-        }
-    }
-}
-
-/// # Safety
-///
-/// `args` holds `count` borrowed references.
-unsafe fn pack<'py>(
-    py: Python<'py>,
-    args: *const *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> Option<Bound<'py, PyTuple>> {
-    // SAFETY: the caller's guarantee; the new tuple is filled before anybody sees it.
-    unsafe {
-        let tuple = ffi::PyTuple_New(count);
-        for index in 0..if tuple.is_null() { 0 } else { count } {
-            ffi::PyTuple_SET_ITEM(tuple, index, ffi::Py_NewRef(*args.add(index as usize)));
-        }
-        Bound::from_owned_ptr_or_opt(py, tuple).map(|tuple| tuple.cast_into_unchecked())
-    }
+    guard(py, || {
+        // SAFETY: as CPython passed them.
+        let arguments = unsafe { Arguments::new(args, count, names) };
+        let payload = Payload::Start(arguments.tuple_from(0)?.unbind(), arguments.keywords()?.map(Bound::unbind));
+        PyGreenlet::enter(&object, payload).map(Py::into_ptr)
+    })
 }
 
 /// Adds the methods that are defined by hand to the class.

@@ -1,0 +1,213 @@
+//! Functions and methods with CPython's fast calling convention, defined by hand.
+//!
+//! PyO3 packs a tuple for `*args`, and puts about 700 bytes of frames between Python and a function's body. Both matter
+//! for the few functions that programs spend their time in, or that stand on the stack of every suspended greenlet.
+
+use std::cell::UnsafeCell;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::panic::PanicException;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+/// The arguments of one call: borrowed, positional ones first.
+pub struct Arguments<'py> {
+    values: *const *mut ffi::PyObject,
+    positional: usize,
+    names: *mut ffi::PyObject,
+    py: PhantomData<Python<'py>>,
+}
+
+impl<'py> Arguments<'py> {
+    /// # Safety
+    ///
+    /// The three are what CPython passed to a `METH_FASTCALL | METH_KEYWORDS` function that is still running.
+    pub unsafe fn new(values: *const *mut ffi::PyObject, count: ffi::Py_ssize_t, names: *mut ffi::PyObject) -> Self {
+        Self { values, positional: count as usize, names, py: PhantomData }
+    }
+
+    fn py(&self) -> Python<'py> {
+        // SAFETY: a function is called with the GIL held.
+        unsafe { Python::assume_attached() }
+    }
+
+    fn named(&self) -> usize {
+        // SAFETY: `names` is null or a tuple.
+        if self.names.is_null() { 0 } else { unsafe { ffi::PyTuple_GET_SIZE(self.names) as usize } }
+    }
+
+    /// Says whether there are no arguments at all.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.positional == 0 && self.named() == 0
+    }
+
+    /// Returns how many positional arguments there are, if there are no others.
+    #[inline]
+    pub fn only_positional(&self) -> Option<usize> {
+        (self.named() == 0).then_some(self.positional)
+    }
+
+    /// Returns an argument by its place.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    #[inline]
+    pub fn get(&self, index: usize) -> Bound<'py, PyAny> {
+        assert!(index < self.positional + self.named());
+        // SAFETY: CPython passes that many references, which it keeps during the call.
+        unsafe { Bound::from_borrowed_ptr(self.py(), *self.values.add(index)) }
+    }
+
+    /// Assigns the arguments to the parameters of a function, all of them optional.
+    ///
+    /// # Errors
+    ///
+    /// TypeError for too many, unknown or repeated ones.
+    #[inline(never)]
+    pub fn bind<const N: usize>(
+        &self,
+        function: &str,
+        parameters: [&str; N],
+    ) -> PyResult<[Option<Bound<'py, PyAny>>; N]> {
+        if self.positional > N {
+            return Err(PyTypeError::new_err(format!(
+                "{function}() takes at most {N} positional arguments ({} given)",
+                self.positional
+            )));
+        }
+        let mut bound: [Option<Bound<'py, PyAny>>; N] =
+            std::array::from_fn(|index| (index < self.positional).then(|| self.get(index)));
+        for index in 0..self.named() {
+            // SAFETY: `names` is a tuple with that many entries.
+            let name = unsafe {
+                Bound::from_borrowed_ptr(self.py(), ffi::PyTuple_GET_ITEM(self.names, index as ffi::Py_ssize_t))
+            };
+            let name: String = name.extract()?;
+            let Some(place) = parameters.iter().position(|parameter| *parameter == name) else {
+                return Err(PyTypeError::new_err(format!("{function}() got an unexpected keyword argument '{name}'")));
+            };
+            if bound[place].replace(self.get(self.positional + index)).is_some() {
+                return Err(PyTypeError::new_err(format!("{function}() got multiple values for argument '{name}'")));
+            }
+        }
+        Ok(bound)
+    }
+
+    /// Packs the positional arguments from `first` on into a tuple.
+    pub fn tuple_from(&self, first: usize) -> PyResult<Bound<'py, PyTuple>> {
+        let count = self.positional.saturating_sub(first);
+        // SAFETY: the new tuple is filled before anybody sees it; the arguments are alive during the call.
+        unsafe {
+            let tuple = Bound::from_owned_ptr_or_err(self.py(), ffi::PyTuple_New(count as ffi::Py_ssize_t))?;
+            for index in 0..count {
+                let value = ffi::Py_NewRef(*self.values.add(first + index));
+                ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as ffi::Py_ssize_t, value);
+            }
+            Ok(tuple.cast_into_unchecked())
+        }
+    }
+
+    /// Packs the keyword arguments into a dictionary; None if there are none.
+    pub fn keywords(&self) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if self.named() == 0 {
+            return Ok(None);
+        }
+        let dictionary = PyDict::new(self.py());
+        for index in 0..self.named() {
+            // SAFETY: `names` is a tuple with that many entries.
+            let name = unsafe {
+                Bound::from_borrowed_ptr(self.py(), ffi::PyTuple_GET_ITEM(self.names, index as ffi::Py_ssize_t))
+            };
+            dictionary.set_item(name, self.get(self.positional + index))?;
+        }
+        Ok(Some(dictionary))
+    }
+}
+
+/// Turns the result of a body into what CPython expects; a panic becomes an exception.
+#[inline]
+pub fn guard(py: Python<'_>, body: impl FnOnce() -> PyResult<*mut ffi::PyObject>) -> *mut ffi::PyObject {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(error)) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+        Err(panic) => panicked(py, &*panic),
+    }
+}
+
+#[cold]
+fn panicked(py: Python<'_>, panic: &(dyn std::any::Any + Send)) -> *mut ffi::PyObject {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("panic");
+    PanicException::new_err(text.to_owned()).restore(py);
+    std::ptr::null_mut()
+}
+
+type Body = fn(Python<'_>, &Arguments<'_>) -> PyResult<()>;
+
+/// A module function that returns None.
+pub struct FastFunction {
+    definition: UnsafeCell<ffi::PyMethodDef>,
+    body: Body,
+}
+
+// SAFETY: the definition is written never, and read by CPython under the GIL.
+unsafe impl Sync for FastFunction {}
+
+impl FastFunction {
+    /// Defines a function.
+    pub const fn new(name: &'static CStr, documentation: &'static CStr, body: Body) -> Self {
+        Self {
+            definition: UnsafeCell::new(ffi::PyMethodDef {
+                ml_name: name.as_ptr(),
+                ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: call },
+                ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+                ml_doc: documentation.as_ptr(),
+            }),
+            body,
+        }
+    }
+
+    /// Adds the function to a module.
+    pub fn add_to(&'static self, module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        // SAFETY: the definition lives for ever. The function's self is a capsule of this static, whose name is the
+        // function's own, which lives as long.
+        unsafe {
+            let this = std::ptr::from_ref(self).cast_mut().cast();
+            let capsule = Bound::from_owned_ptr_or_err(py, ffi::PyCapsule_New(this, std::ptr::null(), None))?;
+            let name = module.name()?;
+            let function = Bound::from_owned_ptr_or_err(
+                py,
+                ffi::PyCFunction_NewEx(self.definition.get(), capsule.as_ptr(), name.as_ptr()),
+            )?;
+            module.add(CStr::from_ptr((*self.definition.get()).ml_name).to_str().expect("ASCII"), function)
+        }
+    }
+}
+
+unsafe extern "C" fn call(
+    slf: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls with the GIL held, with the capsule that `add_to` made, and arguments as documented.
+    unsafe {
+        let py = Python::assume_attached();
+        let function = &*ffi::PyCapsule_GetPointer(slf, std::ptr::null()).cast::<FastFunction>();
+        let arguments = Arguments::new(values, count, names);
+        guard(py, || (function.body)(py, &arguments).map(|()| ffi::Py_NewRef(ffi::Py_None())))
+    }
+}
