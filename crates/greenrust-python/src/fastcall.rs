@@ -46,12 +46,6 @@ impl<'py> Arguments<'py> {
         self.positional == 0 && self.named() == 0
     }
 
-    /// Returns how many positional arguments there are, if there are no others.
-    #[inline]
-    pub fn only_positional(&self) -> Option<usize> {
-        (self.named() == 0).then_some(self.positional)
-    }
-
     /// Returns an argument by its place.
     ///
     /// # Panics

@@ -90,9 +90,6 @@ pub fn set_track_greenlet_tree(on: bool) {
     TRACK_TREE.store(on, std::sync::atomic::Ordering::Relaxed);
 }
 
-thread_local! {
-    static SPAWN_CALLBACKS: Cell<usize> = const { Cell::new(0) };
-}
 static HAS_SPAWN_CALLBACKS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 static SPAWN_CALLBACK_SET: pyo3::sync::PyOnceLock<Py<pyo3::types::PySet>> = pyo3::sync::PyOnceLock::new();
 
@@ -833,14 +830,14 @@ impl PyGeventGreenlet {
         slf.as_any().getattr(pyo3::intern!(py, "_do_nothing"))
     }
 
-    #[setter]
-    fn set__run(&self, function: Option<Py<PyAny>>) {
+    #[setter(_run)]
+    fn set_function(&self, function: Option<Py<PyAny>>) {
         let old = self.fields.function.replace(function);
         drop(old);
     }
 
-    #[deleter]
-    fn delete__run(&self) {
+    #[deleter(_run)]
+    fn delete_function(&self) {
         let old = self.fields.function.take();
         drop(old);
     }

@@ -45,7 +45,7 @@ pub struct Thread {
     trace: Cell<Option<Py<PyAny>>>,
     is_traced: Cell<bool>,
     /// CPython's record of the thread, as the greenlet that left last saw it.
-    state: Cell<*mut ffi::PyThreadState>,
+    state: Cell<thread_state::Running>,
     /// The list of the thread's greenlets that have begun and not ended.
     first_active: Cell<*mut ffi::PyObject>,
 }
@@ -134,15 +134,6 @@ fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
         hub.set_host_data(std::ptr::from_ref(thread).cast());
     });
     py_hub::end_with_thread(py);
-}
-
-/// Forgets the thread's greenlet object; the thread is about to end.
-pub fn abandon_thread() -> *mut ffi::PyObject {
-    THREAD.with(|thread| {
-        drop(thread.mailbox.take());
-        drop(thread.trace.take());
-        thread.current.replace(std::ptr::null_mut())
-    })
 }
 
 /// Returns the greenlet object that runs.

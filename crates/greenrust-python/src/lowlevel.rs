@@ -218,17 +218,14 @@ impl PyGreenlet {
     /// Takes what an unstarted greenlet shall run: an attribute of the object, or of a subclass.
     fn take_run(&self, object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
         let py = object.py();
+        let run = if object.get_type().is(PyType::new::<PyGreenlet>(py)) {
+            self.fields.run.take().ok_or_else(|| PyAttributeError::new_err("run"))?
+        } else {
+            object.getattr(pyo3::intern!(py, "run"))?.unbind()
+        };
         self.fields.begun.set(true);
-        if object.get_type().is(PyType::new::<PyGreenlet>(py)) {
-            return self.fields.run.take().ok_or_else(|| PyAttributeError::new_err("run"));
-        }
-        self.fields.begun.set(false);
-        let run = object.getattr(pyo3::intern!(py, "run")).map(Bound::unbind);
-        if run.is_ok() {
-            self.fields.begun.set(true);
-            drop(self.fields.run.take());
-        }
-        run
+        drop(self.fields.run.take());
+        Ok(run)
     }
 
     /// Takes what was put into the `run` slot.

@@ -27,7 +27,6 @@ unsafe extern "C" {
     fn greenrust_thread_state_end(tstate: *mut ffi::PyThreadState);
     fn greenrust_thread_state_frame(tstate: *mut ffi::PyThreadState, saved: *const Saved) -> *mut ffi::PyObject;
     fn greenrust_thread_state_context(saved: *mut Saved) -> *mut *mut ffi::PyObject;
-    fn greenrust_thread_state_exception(saved: *const Saved) -> *mut ffi::PyObject;
     fn greenrust_thread_state_running_context(tstate: *mut ffi::PyThreadState) -> *mut *mut ffi::PyObject;
     fn greenrust_thread_state_c_recursion_limit() -> c_int;
     fn greenrust_is_finalizing() -> c_int;
@@ -78,9 +77,12 @@ impl Default for ThreadState {
     }
 }
 
+/// CPython's record of a thread, as others may hold it.
+pub type Running = *mut ffi::PyThreadState;
+
 /// Returns CPython's record of the calling thread.
 #[inline]
-pub fn running() -> *mut ffi::PyThreadState {
+pub fn running() -> Running {
     // SAFETY: only called with the GIL held.
     unsafe { ffi::PyThreadState_Get() }
 }
@@ -88,14 +90,14 @@ pub fn running() -> *mut ffi::PyThreadState {
 impl ThreadState {
     /// Moves the running greenlet's part out of the thread state.
     #[inline]
-    pub fn save(&self, running: *mut ffi::PyThreadState) {
+    pub fn save(&self, running: Running) {
         // SAFETY: the GIL is held; `running` is this thread's; `saved` is large enough, as `initialize` has checked; it is only touched here.
         unsafe { greenrust_thread_state_save(running, self.saved.get()) }
     }
 
     /// Moves a suspended greenlet's part back in.
     #[inline]
-    pub fn load(&self, running: *mut ffi::PyThreadState) {
+    pub fn load(&self, running: Running) {
         // SAFETY: as above, and the content was written by `save`.
         unsafe { greenrust_thread_state_load(running, self.saved.get()) }
     }
@@ -127,18 +129,6 @@ impl ThreadState {
         // SAFETY: the field holds NULL or an owned reference.
         unsafe { Bound::from_borrowed_ptr_or_opt(py, *greenrust_thread_state_context(self.saved.get())) }
             .map(Bound::unbind)
-    }
-
-    /// Returns the exception that a suspended greenlet is handling at its outermost level, for the garbage collector.
-    pub fn exception(&self) -> *mut ffi::PyObject {
-        // SAFETY: the content is zero or was written by `save`.
-        unsafe { greenrust_thread_state_exception(self.saved.get()) }
-    }
-
-    /// Returns the context's raw pointer, for the garbage collector.
-    pub fn context_pointer(&self) -> *mut ffi::PyObject {
-        // SAFETY: as in `context`.
-        unsafe { *greenrust_thread_state_context(self.saved.get()) }
     }
 
     /// Replaces the context of a greenlet that does not run.

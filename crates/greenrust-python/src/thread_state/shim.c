@@ -182,11 +182,6 @@ PyObject **greenrust_thread_state_context(greenrust_thread_state *saved)
     return &saved->context;
 }
 
-PyObject *greenrust_thread_state_exception(const greenrust_thread_state *saved)
-{
-    return saved->exc_state.exc_value;
-}
-
 /* The running context of the thread: borrowed, may be NULL. */
 PyObject **greenrust_thread_state_running_context(PyThreadState *tstate)
 {
