@@ -36,6 +36,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{RUNTIME}/hub/raw.rs": "reference-counted greenlets that know their hub",
     f"{RUNTIME}/sys/fault.rs": "a signal handler on an alternate stack",
     f"{RUNTIME}/sys/memory.rs": "maps and unmaps stacks",
+    f"{BINDING}/fastcall.rs": "functions of the C calling convention, and their arguments",
     f"{BINDING}/gil.rs": "Sync for what the GIL guards",
     f"{BINDING}/greenlet.rs": "owned and borrowed object pointers",
     f"{BINDING}/host.rs": "the current greenlet of the thread, as a borrowed pointer",

@@ -1,5 +1,7 @@
 //! `hub.loop`: the ILoop interface over the runtime's hub.
 
+#![forbid(unsafe_code)]
+
 use pyo3::prelude::*;
 
 /// A thread's event loop, as gevent's programs see it.
