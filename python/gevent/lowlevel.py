@@ -7,7 +7,7 @@ Not offered: the C interface (`_C_API`); extensions compiled against `greenlet.h
 """
 from gevent._greenrust import GreenletExit, error, getcurrent, gettrace, greenlet, settrace
 
-__all__ = ["GreenletExit", "error", "getcurrent", "gettrace", "greenlet", "settrace"]
+__all__ = ["__version__", "GreenletExit", "error", "getcurrent", "gettrace", "greenlet", "settrace"]
 
 #: The release of PyPI's greenlet whose interface this module has; programs compare it.
 __version__ = "3.5.6"

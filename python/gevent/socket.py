@@ -88,6 +88,11 @@ class socket(_greenrust.socket):
         """The hub of the calling thread."""
         return get_hub()
 
+    @property
+    def closed(self) -> bool:
+        """True after `close`, or when the descriptor was taken away by `detach`."""
+        return self._closed or self.fileno() < 0
+
     def _resolved(self, address: Any) -> Any:
         """Return *address* with the host name looked up by the hub's resolver."""
         if self.family not in (_stdlib.AF_INET, _stdlib.AF_INET6) or not isinstance(address, tuple) or not address:

@@ -22,7 +22,7 @@ globals().update({name: getattr(_stdlib, name) for name in __imports__})
 
 __all__ = list(__implements__)
 __all__ += ["create_default_context"]
-__all__ += [name for name in __imports__ if not name.startswith("_") and name not in ("socket", "sys", "os")]
+__all__ += [name for name in __imports__ if name not in ("socket", "sys", "os", "warnings", "_ssl")]
 
 _StdlibSSLContext = _stdlib.SSLContext
 _StdlibSSLSocket = _stdlib.SSLSocket

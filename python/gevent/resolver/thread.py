@@ -20,10 +20,10 @@ class Resolver:
     """Looks up names in the hub's thread pool. Each method has the signature of the function in `socket`; switches."""
 
     def __init__(self, hub: Any = None) -> None:
-        self._pool: Any = (hub or get_hub()).threadpool
+        self.pool: Any = (hub or get_hub()).threadpool
 
     def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__name__} at {id(self):#x} pool={self._pool!r}>"
+        return f"<{type(self).__module__}.{type(self).__name__} at {id(self):#x} pool={self.pool!r}>"
 
     def close(self) -> None:
         """Do nothing: the pool is the hub's."""
@@ -37,20 +37,20 @@ class Resolver:
             except _socket.gaierror:
                 # It was a name after all, or the numeric address does not fit: let the real call tell.
                 pass
-        return self._pool.apply(_socket.getaddrinfo, (host, port, family, type, proto, flags))
+        return self.pool.apply(_socket.getaddrinfo, (host, port, family, type, proto, flags))
 
     def gethostbyname(self, hostname: Any) -> str:
         """Return the IPv4 address of *hostname*."""
-        return self._pool.apply(_socket.gethostbyname, (hostname,))
+        return self.pool.apply(_socket.gethostbyname, (hostname,))
 
     def gethostbyname_ex(self, hostname: Any) -> tuple[str, list[str], list[str]]:
         """Return the name, aliases and IPv4 addresses of *hostname*."""
-        return self._pool.apply(_socket.gethostbyname_ex, (hostname,))
+        return self.pool.apply(_socket.gethostbyname_ex, (hostname,))
 
     def gethostbyaddr(self, ip_address: Any) -> tuple[str, list[str], list[str]]:
         """Return the name, aliases and addresses of the host with *ip_address*."""
-        return self._pool.apply(_socket.gethostbyaddr, (ip_address,))
+        return self.pool.apply(_socket.gethostbyaddr, (ip_address,))
 
     def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
         """Return the host and service names of *sockaddr*."""
-        return self._pool.apply(_socket.getnameinfo, (sockaddr, flags))
+        return self.pool.apply(_socket.getnameinfo, (sockaddr, flags))
