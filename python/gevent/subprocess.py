@@ -64,7 +64,7 @@ class Popen(_StdlibPopen):
 
     def _execute_child(self, *args: Any, **kwargs: Any) -> None:
         super()._execute_child(*args, **kwargs)
-        _gevent_os._watch_child(self.pid, self._on_child, self._loop)
+        _gevent_os._watch_child(self.pid, self._on_child, self._loop, ref=True)
         self.stdin = _cooperative(self.stdin)
         self.stdout = _cooperative(self.stdout)
         self.stderr = _cooperative(self.stderr)
@@ -80,7 +80,7 @@ class Popen(_StdlibPopen):
 
     def _on_child(self, watcher: Any) -> None:
         # Runs in the hub.
-        self._handle_exitstatus(watcher.rpid, watcher.rstatus)
+        self.returncode = _os.waitstatus_to_exitcode(watcher.rstatus)
         self.result.set(self.returncode)
 
     def _internal_poll(self, *args: Any, **kwargs: Any) -> int | None:
