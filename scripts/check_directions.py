@@ -41,6 +41,8 @@ UNSAFE_FILES: dict[str, str] = {
     f"{BINDING}/greenlet.rs": "owned and borrowed object pointers",
     f"{BINDING}/host.rs": "the current greenlet of the thread, as a borrowed pointer",
     f"{BINDING}/hub.rs": "thread-local pointers to the hub object",
+    f"{BINDING}/loop_/mod.rs": "the hub of the loop's thread, and Python inside the hub's calls",
+    f"{BINDING}/loop_/rounds.rs": "the thread's book, by a thread-local pointer",
     f"{BINDING}/lowlevel.rs": "owned and borrowed object pointers, finalizers",
     f"{BINDING}/spawn_tree.rs": "walks frames by the C API",
     f"{BINDING}/thread_state/mod.rs": "the fields of PyThreadState, by the C shim",

@@ -55,6 +55,18 @@ pub fn no_stack(error: &greenrust::stack::StackError) -> PyErr {
     pyo3::exceptions::PyMemoryError::new_err(error.to_string())
 }
 
+/// An `OSError` with its `errno`.
+pub fn os_error(error: &std::io::Error) -> PyErr {
+    let text = error.to_string();
+    match error.raw_os_error() {
+        Some(code) => {
+            let text = text.split(" (os error ").next().unwrap_or_default().to_owned();
+            pyo3::exceptions::PyOSError::new_err((code, text))
+        }
+        None => pyo3::exceptions::PyOSError::new_err(text),
+    }
+}
+
 /// Something that cannot be is.
 pub fn internal(message: &str) -> PyErr {
     PyRuntimeError::new_err(message.to_owned())

@@ -179,8 +179,14 @@ impl PyHub {
     /// Runs the loop until nothing is left that could wake anyone. Called in the hub greenlet.
     fn run_loop(slf: &Bound<'_, Self>) -> PyResult<()> {
         let runtime = host::runtime(slf.py());
-        match runtime.run(false, false) {
-            RunEnd::Exhausted | RunEnd::Stopped | RunEnd::Ticked => {}
+        loop {
+            match runtime.run(false, false) {
+                RunEnd::Exhausted | RunEnd::Stopped | RunEnd::Ticked => {}
+            }
+            // Those who called `loop.run` go on, and may give the loop something to do.
+            if !loop_::wake_runners() {
+                break;
+            }
         }
         match runtime.take_error() {
             Some(error) => Err(error.into()),
@@ -198,6 +204,27 @@ impl PyHub {
             let Some(parent) = slf.as_super().get().parent_of(py) else { return Err(exit) };
             PyGreenlet::enter(parent.bind(py), Payload::Throw(Box::new(exit)))?;
         }
+    }
+
+    /// wait(watcher)
+    ///
+    /// Starts the watcher, parks the running greenlet until it fires, and stops it.
+    fn wait(&self, watcher: &Bound<'_, PyAny>) -> PyResult<()> {
+        loop_::wait_watcher(watcher)
+    }
+
+    /// cancel_wait(watcher, error, close_watcher=False)
+    ///
+    /// Has the greenlet that waits for the watcher raise *error*, soon; then the watcher is closed if asked to. Nothing
+    /// happens if *watcher* is None, or nobody waits. Does not switch.
+    #[pyo3(signature = (watcher, error, close_watcher=false))]
+    fn cancel_wait(
+        slf: &Bound<'_, Self>,
+        watcher: &Bound<'_, PyAny>,
+        error: &Bound<'_, PyAny>,
+        close_watcher: bool,
+    ) -> PyResult<()> {
+        loop_::cancel_wait(slf.as_any(), watcher, error, close_watcher)
     }
 
     /// One line for each greenlet of this thread that waits: who, and for what.
@@ -379,6 +406,7 @@ unsafe extern "C" fn thread_ends(_capsule: *mut ffi::PyObject) {
     // its Python code can't run any more.
     if !is_finalizing() {
         runtime.close();
+        loop_::end_thread();
         drop(unsafe { Bound::from_owned_ptr_or_opt(py, hub) });
     }
     if let Some(pending) = pending {

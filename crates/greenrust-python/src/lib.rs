@@ -52,7 +52,6 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lowlevel::PyGreenlet>()?;
     module.add_class::<greenlet::PyGeventGreenlet>()?;
     module.add_class::<hub::PyHub>()?;
-    module.add_class::<loop_::PyLoop>()?;
     module.add_class::<timeout::PyTimeout>()?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
@@ -71,5 +70,6 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add_function(function)?;
     }
     hub::SLEEP.add_to(module)?;
+    loop_::register(module)?;
     Ok(())
 }

@@ -43,6 +43,7 @@ pub enum Sink {
 pub struct LevelKey {
     descriptor: RawFd,
     key: usize,
+    serial: u64,
 }
 
 const WAKEUP: u64 = u64::MAX;
@@ -66,7 +67,23 @@ struct Edge {
 #[derive(Default)]
 struct Level {
     registered: Interest,
-    waits: Slab<(Interest, Sink)>,
+    waits: Slab<LevelWait>,
+}
+
+struct LevelWait {
+    interest: Interest,
+    sink: Sink,
+    /// Tells a key of this wait from one of an earlier wait that had the same place.
+    serial: u64,
+}
+
+impl Sink {
+    /// Says whether the wait keeps the loop alive by itself; a watcher's owner says so by [`Hub::hold`].
+    ///
+    /// [`Hub::hold`]: super::Hub::hold
+    fn counts(&self) -> usize {
+        usize::from(matches!(self, Sink::Waker(_)))
+    }
 }
 
 pub(super) struct Io {
@@ -75,6 +92,7 @@ pub(super) struct Io {
     edges: Vec<Option<Box<Edge>>>,
     levels: Vec<Option<Box<Level>>>,
     generation: u32,
+    serial: u64,
     /// How many waits there are: a poll without any is needless while there is other work.
     pub(super) waits: usize,
 }
@@ -96,6 +114,7 @@ impl Io {
             edges: Vec::new(),
             levels: Vec::new(),
             generation: 0,
+            serial: 0,
             waits: 0,
         };
         io.attach(wakeup)?;
@@ -209,7 +228,10 @@ impl Io {
             self.levels.resize_with(place + 1, || None);
         }
         let level = self.levels[place].get_or_insert_default();
-        let key = level.waits.insert((interest, sink));
+        self.serial += 1;
+        let serial = self.serial;
+        let counts = sink.counts();
+        let key = level.waits.insert(LevelWait { interest, sink, serial });
         if let Err(error) = Self::update_level(&self.level_poller, descriptor, level) {
             level.waits.remove(key);
             if level.waits.is_empty() {
@@ -217,8 +239,8 @@ impl Io {
             }
             return Err(error);
         }
-        self.waits += 1;
-        Ok(LevelKey { descriptor, key })
+        self.waits += counts;
+        Ok(LevelKey { descriptor, key, serial })
     }
 
     pub(super) fn remove_level(&mut self, key: LevelKey) {
@@ -226,8 +248,12 @@ impl Io {
         let Some(level) = self.levels.get_mut(place).and_then(Option::as_mut) else {
             return;
         };
-        if level.waits.try_remove(key.key).is_some() {
-            self.waits -= 1;
+        match level.waits.get(key.key) {
+            Some(wait) if wait.serial == key.serial => {
+                self.waits -= wait.sink.counts();
+                level.waits.remove(key.key);
+            }
+            _ => return,
         }
         let _ = Self::update_level(&self.level_poller, key.descriptor, level);
         if level.waits.is_empty() {
@@ -241,8 +267,8 @@ impl Io {
             return false;
         };
         let _ = self.level_poller.deregister(borrow(descriptor));
-        for (_, (interest, sink)) in level.waits {
-            self.waits -= 1;
+        for (_, LevelWait { interest, sink, .. }) in level.waits {
+            self.waits -= sink.counts();
             match sink {
                 Sink::Waker(waker) => {
                     waker.wake(Wake::Closed);
@@ -255,7 +281,7 @@ impl Io {
 
     fn update_level(poller: &Poller, descriptor: RawFd, level: &mut Level) -> io::Result<()> {
         let mut wanted = Interest::default();
-        for (_, (interest, _)) in &level.waits {
+        for (_, LevelWait { interest, .. }) in &level.waits {
             wanted.read |= interest.read;
             wanted.write |= interest.write;
         }
@@ -342,7 +368,7 @@ impl Io {
             };
             let mut watchers = Vec::new();
             let mut woken = Vec::new();
-            for (key, (interest, sink)) in &level.waits {
+            for (key, LevelWait { interest, sink, .. }) in &level.waits {
                 let ready =
                     Interest { read: interest.read && readiness.read, write: interest.write && readiness.write };
                 if ready == Interest::default() {

@@ -843,6 +843,10 @@ impl Hub {
         if self.stopping.get() {
             return;
         }
+        if !nowait && !self.is_alive() {
+            // What ran was the last: nothing could end the wait.
+            return;
+        }
         let idle = self.queue.borrow().is_empty();
         self.poll(nowait);
         self.expire_timers();
@@ -1049,6 +1053,16 @@ mod tests {
     #[test]
     fn the_root_is_interrupted_when_nothing_can_wake_it() {
         in_thread(|hub| {
+            let waker = hub.begin_park(WaitingFor::Object("Event", 0)).unwrap();
+            assert_eq!(hub.park(&waker), Wake::Interrupted);
+            assert!(hub.root().take_interrupt().unwrap().is::<LoopExit>());
+        });
+    }
+
+    #[test]
+    fn the_loop_ends_after_a_callback_that_was_the_last_to_run() {
+        in_thread(|hub| {
+            hub.push_call(|_| {});
             let waker = hub.begin_park(WaitingFor::Object("Event", 0)).unwrap();
             assert_eq!(hub.park(&waker), Wake::Interrupted);
             assert!(hub.root().take_interrupt().unwrap().is::<LoopExit>());

@@ -64,6 +64,11 @@ impl Remote {
         }
     }
 
+    /// Returns the eventfd that ends the hub's wait: a signal handler may write to it as [`Remote::wake`] does.
+    pub fn descriptor(&self) -> std::os::fd::RawFd {
+        self.shared.wakeup.as_raw_fd()
+    }
+
     pub(super) fn wakeup(&self) -> &Wakeup {
         &self.shared.wakeup
     }
