@@ -12,7 +12,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 /// The arguments of one call: borrowed, positional ones first.
 pub struct Arguments<'py> {
@@ -188,6 +188,64 @@ impl FastFunction {
             )?;
             module.add(CStr::from_ptr((*self.definition.get()).ml_name).to_str().expect("ASCII"), function)
         }
+    }
+}
+
+/// A method of a class: of its instances, or of the class itself.
+pub struct FastMethod {
+    definition: UnsafeCell<ffi::PyMethodDef>,
+    of_class: bool,
+}
+
+// SAFETY: as for `FastFunction`.
+unsafe impl Sync for FastMethod {}
+
+impl FastMethod {
+    /// Defines a method of instances.
+    pub const fn method(
+        name: &'static CStr,
+        documentation: &'static CStr,
+        body: ffi::PyCFunctionFastWithKeywords,
+    ) -> Self {
+        Self::new(name, documentation, body, false)
+    }
+
+    /// Defines a method of the class.
+    pub const fn class_method(
+        name: &'static CStr,
+        documentation: &'static CStr,
+        body: ffi::PyCFunctionFastWithKeywords,
+    ) -> Self {
+        Self::new(name, documentation, body, true)
+    }
+
+    const fn new(
+        name: &'static CStr,
+        documentation: &'static CStr,
+        body: ffi::PyCFunctionFastWithKeywords,
+        of_class: bool,
+    ) -> Self {
+        Self {
+            definition: UnsafeCell::new(ffi::PyMethodDef {
+                ml_name: name.as_ptr(),
+                ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: body },
+                ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS | if of_class { ffi::METH_CLASS } else { 0 },
+                ml_doc: documentation.as_ptr(),
+            }),
+            of_class,
+        }
+    }
+
+    /// Adds the method to its class.
+    pub fn add_to(&'static self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        // SAFETY: the definition lives for ever; the class is valid; a new reference or NULL comes back.
+        let descriptor = unsafe {
+            let make = if self.of_class { ffi::PyDescr_NewClassMethod } else { ffi::PyDescr_NewMethod };
+            Bound::from_owned_ptr_or_err(class.py(), make(class.as_type_ptr(), self.definition.get()))?
+        };
+        // SAFETY: the name is a constant.
+        let name = unsafe { CStr::from_ptr((*self.definition.get()).ml_name) };
+        class.setattr(name.to_str().expect("ASCII"), descriptor)
     }
 }
 

@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType, PyWeakrefReference};
 
 use crate::exceptions::{self, GreenletExit};
+use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
 use crate::host::{self, Payload};
 use crate::hub as py_hub;
@@ -727,24 +728,6 @@ impl PyGeventGreenlet {
         Ok(())
     }
 
-    /// spawn(function, *args, **kwargs) -> a Greenlet that is scheduled to start in this turn of the loop
-    #[classmethod]
-    #[pyo3(signature = (*args, **kwargs))]
-    fn spawn<'py>(
-        cls: &Bound<'py, PyType>,
-        args: &Bound<'py, PyTuple>,
-        kwargs: Option<Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = cls.py();
-        if cls.is(PyType::new::<PyGeventGreenlet>(py)) && !args.is_empty() {
-            let rest = args.get_slice(1, args.len());
-            return Ok(Self::spawn_plain(py, args.get_item(0)?, rest, kwargs)?.into_any());
-        }
-        let greenlet = cls.call(args, kwargs.as_ref())?;
-        greenlet.call_method0(pyo3::intern!(py, "start"))?;
-        Ok(greenlet)
-    }
-
     /// spawn_later(seconds, function, *args, **kwargs) -> a Greenlet that starts after *seconds* (a float)
     #[classmethod]
     #[pyo3(signature = (seconds, *args, **kwargs))]
@@ -1266,6 +1249,40 @@ impl PyGeventGreenlet {
         let old = self.fields.outcome.replace(Outcome::Pending);
         drop(old);
     }
+}
+
+/// spawn(function, *args, **kwargs) -> a Greenlet that is scheduled to start in this turn of the loop
+pub static SPAWN: FastMethod = FastMethod::class_method(
+    c"spawn",
+    c"spawn(function, *args, **kwargs)\n\nMake a greenlet that calls the function, and schedule it to start in this turn \
+      of the loop.\nRaises TypeError at once if the function is not callable. Does not switch.",
+    spawn_method,
+);
+
+unsafe extern "C" fn spawn_method(
+    class: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls a class method with the GIL held and the class.
+    let (py, class) = unsafe {
+        let py = Python::assume_attached();
+        (py, Borrowed::from_ptr(py, class).cast_unchecked::<PyType>())
+    };
+    guard(py, || {
+        // SAFETY: as CPython passed them.
+        let arguments = unsafe { Arguments::new(args, count, names) };
+        let keywords = arguments.keywords()?;
+        if count > 0 && class.is(PyType::new::<PyGeventGreenlet>(py)) {
+            let function = arguments.get(0);
+            let greenlet = PyGeventGreenlet::spawn_plain(py, function, arguments.tuple_from(1)?, keywords)?;
+            return Ok(greenlet.into_ptr());
+        }
+        let greenlet = class.call(arguments.tuple_from(0)?, keywords.as_ref())?;
+        greenlet.call_method0(pyo3::intern!(py, "start"))?;
+        Ok(greenlet.into_ptr())
+    })
 }
 
 impl PyGeventGreenlet {

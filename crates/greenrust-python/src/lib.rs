@@ -45,7 +45,8 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         &greenlet::GEVENT_GREENLET_DEALLOC,
         greenlet::gevent_greenlet_dealloc,
     );
-    lowlevel::install_methods(&PyType::new::<lowlevel::PyGreenlet>(py))?;
+    lowlevel::SWITCH.add_to(&PyType::new::<lowlevel::PyGreenlet>(py))?;
+    greenlet::SPAWN.add_to(&PyType::new::<greenlet::PyGeventGreenlet>(py))?;
     module.add("error", py.get_type::<exceptions::GreenletError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("GreenletExit", py.get_type::<exceptions::GreenletExit>())?;

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::exceptions::{self, GreenletError, GreenletExit};
-use crate::fastcall::{Arguments, guard};
+use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
 use crate::host::{self, Payload, Thread};
 use crate::hub as py_hub;
@@ -718,19 +718,12 @@ pub fn gettrace(py: Python<'_>) -> Option<Py<PyAny>> {
 // PyO3 gives a method with `*args` the calling convention that packs a tuple for each call. `switch` is what programs on
 // raw greenlets spend their time in, so it is defined by hand.
 
-static SWITCH_METHOD: MethodDefinition = MethodDefinition(ffi::PyMethodDef {
-    ml_name: c"switch".as_ptr(),
-    ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: switch_method },
-    ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-    ml_doc:
-        c"switch(*args, **kwargs)\n\nContinues this greenlet, or starts it with the arguments. Returns what this one \
-              is switched back with."
-            .as_ptr(),
-});
-
-struct MethodDefinition(ffi::PyMethodDef);
-// SAFETY: a constant table of pointers to constants.
-unsafe impl Sync for MethodDefinition {}
+pub static SWITCH: FastMethod = FastMethod::method(
+    c"switch",
+    c"switch(*args, **kwargs)\n\nContinue this greenlet, or start it with the arguments. Returns what this one is \
+      switched back with.",
+    switch_method,
+);
 
 unsafe extern "C" fn switch_method(
     slf: *mut ffi::PyObject,
@@ -777,16 +770,6 @@ unsafe extern "C" fn switch_method(
         let payload = Payload::Start(arguments.tuple_from(0)?.unbind(), arguments.keywords()?.map(Bound::unbind));
         PyGreenlet::enter(&object, payload).map(Py::into_ptr)
     })
-}
-
-/// Adds the methods that are defined by hand to the class.
-pub fn install_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
-    // SAFETY: the definition is a constant that lives for ever; the class is valid.
-    let method = unsafe {
-        let definition = std::ptr::from_ref(&SWITCH_METHOD.0).cast_mut();
-        Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewMethod(class.as_type_ptr(), definition))?
-    };
-    class.setattr("switch", method)
 }
 
 type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
