@@ -300,6 +300,12 @@ pub fn duration(seconds: f64) -> std::time::Duration {
     std::time::Duration::try_from_secs_f64(seconds).unwrap_or(std::time::Duration::MAX)
 }
 
+/// Gives the hub of a fork's child pollers of its own: it would share, and disturb, the parent's.
+#[pyfunction]
+pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
+    Ok(host::runtime(py).reinit_after_fork()?)
+}
+
 /// Hands an exception to the hub's `handle_error(context, type, value, traceback)`.
 pub fn handle_error(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, error: PyErr) {
     let Some(hub) = get_hub_if_exists(py) else {

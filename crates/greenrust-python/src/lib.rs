@@ -14,7 +14,7 @@ mod thread_state;
 mod timeout;
 
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyType};
 
 /// Sets the size of the stacks of greenlets that are made from now on, in bytes, guard included.
 ///
@@ -71,6 +71,9 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add_function(function)?;
     }
     hub::SLEEP.add_to(module)?;
+    let keywords = PyDict::new(py);
+    keywords.set_item("after_in_child", wrap_pyfunction!(hub::after_fork_in_child, module)?)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&keywords))?;
     loop_::register(module)?;
     Ok(())
 }
