@@ -37,6 +37,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{RUNTIME}/sys/fault.rs": "a signal handler on an alternate stack",
     f"{RUNTIME}/sys/memory.rs": "maps and unmaps stacks",
     f"{BINDING}/fastcall.rs": "functions of the C calling convention, and their arguments",
+    f"{BINDING}/socket.rs": "a class over _socket's struct, and system calls on memory that Python owns",
     f"{BINDING}/gil.rs": "Sync for what the GIL guards",
     f"{BINDING}/greenlet.rs": "owned and borrowed object pointers",
     f"{BINDING}/host.rs": "the current greenlet of the thread, as a borrowed pointer",

@@ -191,6 +191,29 @@ pub fn park(
     settle(py, wake)
 }
 
+/// Parks the running greenlet until the registered socket is ready: see [`Hub::wait_ready`].
+///
+/// # Errors
+///
+/// `BlockingSwitchOutError` in the hub greenlet; whatever is thrown into the greenlet meanwhile.
+pub fn wait_ready(
+    py: Python<'_>,
+    hub: &Hub,
+    descriptor: i32,
+    direction: greenrust::hub::Direction,
+    deadline: Option<greenrust::clock::Instant>,
+) -> PyResult<Wake> {
+    // As in `park`.
+    let _own = THREAD.with(|thread| {
+        // SAFETY: an owned reference, as in `current`.
+        unsafe { Bound::from_borrowed_ptr(py, thread.current.get()) }
+    });
+    match hub.wait_ready(descriptor, direction, deadline) {
+        Ok(wake) => settle(py, wake),
+        Err(_) => Err(crate::exceptions::blocking_switch_out(py)),
+    }
+}
+
 /// Turns the end of a park that the runtime did itself into a result: see [`park`].
 #[inline]
 pub fn settle(py: Python<'_>, wake: Wake) -> PyResult<Wake> {

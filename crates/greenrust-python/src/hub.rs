@@ -410,6 +410,7 @@ unsafe extern "C" fn thread_ends(_capsule: *mut ffi::PyObject) {
     let hub = Thread::with(|thread| thread.hub.replace(std::ptr::null_mut()));
     // SAFETY: the owned reference that the record held, or null. At the very end of the interpreter it is leaked, as
     // its Python code can't run any more.
+    crate::socket::forget_hub(runtime);
     if !is_finalizing() {
         runtime.close();
         loop_::end_thread();

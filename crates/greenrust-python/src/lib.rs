@@ -9,6 +9,7 @@ mod host;
 mod hub;
 mod loop_;
 mod lowlevel;
+mod socket;
 mod spawn_tree;
 mod thread_state;
 mod timeout;
@@ -54,6 +55,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<greenlet::PyGeventGreenlet>()?;
     module.add_class::<hub::PyHub>()?;
     module.add_class::<timeout::PyTimeout>()?;
+    socket::register(module)?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
         wrap_pyfunction!(get_stack_size, module)?,

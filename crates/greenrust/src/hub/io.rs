@@ -173,10 +173,30 @@ impl Io {
         })
     }
 
-    /// Notes that the direction is exhausted: a system call said EAGAIN, or gave less than it was asked for.
+    /// Notes that a system call gave less than it was asked for: the direction is exhausted, unless the peer has ended it
+    /// (then no further edge may come).
     pub(super) fn clear(&mut self, descriptor: RawFd, direction: Direction) {
         if let Some(side) = self.side(descriptor, direction) {
             side.ready = side.ended;
+        }
+    }
+
+    /// Notes that a system call said EAGAIN. An end that was noted earlier is over: a datagram socket reports an error
+    /// once, and a stream socket hangs up before it is connected.
+    pub(super) fn mark_blocked(&mut self, descriptor: RawFd, direction: Direction) {
+        if let Some(side) = self.side(descriptor, direction) {
+            side.ready = false;
+            side.ended = false;
+        }
+    }
+
+    /// Wakes those who wait in this direction with [`Wake::Closed`].
+    pub(super) fn cancel(&mut self, descriptor: RawFd, direction: Direction) {
+        let waiters =
+            self.side(descriptor, direction).map(|side| std::mem::take(&mut side.waiters)).unwrap_or_default();
+        self.waits -= waiters.len();
+        for waker in waiters {
+            waker.wake(Wake::Closed);
         }
     }
 

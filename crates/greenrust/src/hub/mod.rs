@@ -607,11 +607,26 @@ impl Hub {
         }
     }
 
-    /// Notes that a system call on a registered socket said EAGAIN, or moved less than was asked for.
+    /// Notes that a system call on a registered socket moved less than it was asked for, so that the next would block.
     #[inline]
     pub fn clear_ready(&self, descriptor: RawFd, direction: Direction) {
         if let Some(inner) = &*self.inner_loop.borrow() {
             inner.io.borrow_mut().clear(descriptor, direction);
+        }
+    }
+
+    /// Notes that a system call on a registered socket said EAGAIN.
+    #[inline]
+    pub fn mark_blocked(&self, descriptor: RawFd, direction: Direction) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().mark_blocked(descriptor, direction);
+        }
+    }
+
+    /// Has those who wait for the registered socket in this direction go on with [`Wake::Closed`].
+    pub fn cancel_waiters(&self, descriptor: RawFd, direction: Direction) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().cancel(descriptor, direction);
         }
     }
 

@@ -34,7 +34,8 @@ pub struct Readiness {
     pub read: bool,
     /// Writing will not block; also set on errors and hang-ups, which a write reports.
     pub write: bool,
-    /// The peer has ended its sending: reads will say so, and no further edge may come for them.
+    /// The peer has ended its sending: reads will say so, and no further edge may come for them. Also set while urgent
+    /// data (RFC 9293, 3.8.5) is pending, as a read stops short at its mark with data left behind it.
     pub read_ended: bool,
     /// The connection failed or is closed both ways: writes will say so, and no further edge may come.
     pub write_ended: bool,
@@ -60,7 +61,7 @@ impl Events {
                 token: event.data.u64(),
                 read: failed || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
                 write: failed || flags.contains(epoll::EventFlags::OUT),
-                read_ended: failed || flags.contains(epoll::EventFlags::RDHUP),
+                read_ended: failed || flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::PRI),
                 write_ended: failed,
             }
         })
@@ -89,7 +90,11 @@ impl Poller {
     ///
     /// EPERM for regular files, EBADF, ENOSPC (`fs.epoll.max_user_watches`).
     pub fn register_edge(&self, descriptor: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::PRI
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
         Ok(epoll::add(&self.descriptor, descriptor, epoll::EventData::new_u64(token), flags)?)
     }
 
