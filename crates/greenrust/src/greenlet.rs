@@ -41,7 +41,7 @@ use crate::stack::{self, StackError};
 use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
 
 /// The size in bytes of the stacks of a Rust program, unless [`Builder`] says otherwise. Guard included.
-pub const DEFAULT_STACK_SIZE: usize = 256 << 10;
+pub const DEFAULT_STACK_SIZE: usize = 128 << 10;
 
 static STACK_SIZE_CHOSEN: Once = Once::new();
 

@@ -100,41 +100,79 @@ pub struct Abandoned {
 /// Parked greenlets, first in, first out.
 #[derive(Debug, Default)]
 pub struct WaitQueue {
-    wakers: RefCell<VecDeque<Waker>>,
+    waiters: RefCell<Waiters>,
+}
+
+/// Most objects are waited for by one greenlet at a time, which needs no allocation.
+#[derive(Debug)]
+enum Waiters {
+    One(Option<Waker>),
+    Many(VecDeque<Waker>),
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Waiters::One(None)
+    }
+}
+
+impl Waiters {
+    /// Makes room for any number.
+    #[cold]
+    fn grow(&mut self) -> &mut VecDeque<Waker> {
+        if let Waiters::One(waiter) = self {
+            *self = Waiters::Many(waiter.take().into_iter().collect());
+        }
+        match self {
+            Waiters::Many(wakers) => wakers,
+            Waiters::One(_) => unreachable!("replaced above"),
+        }
+    }
 }
 
 impl WaitQueue {
     /// Creates an empty queue, without an allocation.
     pub const fn new() -> Self {
-        Self { wakers: RefCell::new(VecDeque::new()) }
+        Self { waiters: RefCell::new(Waiters::One(None)) }
     }
 
     /// Returns how many waiters stand in the queue, including those whose wait has ended and who have not left yet.
     #[inline]
     pub fn len(&self) -> usize {
-        self.wakers.borrow().len()
+        match &*self.waiters.borrow() {
+            Waiters::One(waiter) => usize::from(waiter.is_some()),
+            Waiters::Many(wakers) => wakers.len(),
+        }
     }
 
     /// Says whether nobody stands in the queue.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.wakers.borrow().is_empty()
+        self.len() == 0
     }
 
     /// Adds a waiter behind all others.
     #[inline]
     pub fn push(&self, waker: Waker) {
-        self.wakers.borrow_mut().push_back(waker);
+        match &mut *self.waiters.borrow_mut() {
+            Waiters::One(waiter @ None) => *waiter = Some(waker),
+            Waiters::Many(wakers) => wakers.push_back(waker),
+            full => full.grow().push_back(waker),
+        }
     }
 
     /// Adds a waiter before all others: one that was woken, came too late, and keeps its place.
     pub fn push_front(&self, waker: Waker) {
-        self.wakers.borrow_mut().push_front(waker);
+        self.waiters.borrow_mut().grow().push_front(waker);
     }
 
     /// Removes a waiter; returns false if it does not stand in the queue any more.
     pub fn remove(&self, waker: &Waker) -> bool {
-        let mut wakers = self.wakers.borrow_mut();
+        let mut waiters = self.waiters.borrow_mut();
+        let wakers = match &mut *waiters {
+            Waiters::One(waiter) => return waiter.take_if(|other| other == waker).is_some(),
+            Waiters::Many(wakers) => wakers,
+        };
         // Many waiters that end at once mostly leave in the order of their arrival, or in the reverse of it.
         let position = if wakers.back() == Some(waker) {
             wakers.len() - 1
@@ -148,17 +186,23 @@ impl WaitQueue {
         true
     }
 
+    #[inline]
+    fn pop(&self) -> Option<Waker> {
+        match &mut *self.waiters.borrow_mut() {
+            Waiters::One(waiter) => waiter.take(),
+            Waiters::Many(wakers) => wakers.pop_front(),
+        }
+    }
+
     /// Wakes the first waiter whose wait has not ended. Returns false if there is none. Does not switch.
     #[inline]
     pub fn wake_one(&self) -> bool {
-        loop {
-            let Some(waker) = self.wakers.borrow_mut().pop_front() else {
-                return false;
-            };
+        while let Some(waker) = self.pop() {
             if waker.unpark() {
                 return true;
             }
         }
+        false
     }
 
     /// Wakes all waiters, in order, and returns how many there were. Does not switch.
