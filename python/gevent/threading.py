@@ -64,9 +64,17 @@ class _DummyThread(_StdlibDummyThread):
     """What `current_thread` gives for a greenlet that `threading` did not start; forgotten when the greenlet ends."""
 
     def __init__(self) -> None:
-        super().__init__()
+        # Not the standard library's way: Python 3.13 ties a dummy to the data of the native thread, in which there
+        # is only one, and takes a lock, which is impossible in the hub.
+        Thread.__init__(self, name=_stdlib._newname("Dummy-%d"), daemon=True)
+        self._started.set()
+        self._set_ident()
+        self._set_native_id()
+        if _SINCE_3_13:
+            setattr(self, _HANDLE, _make_thread_handle())
         greenlet = getcurrent()
         ident = get_ident(greenlet)
+        _stdlib._active[ident] = self
 
         def forget(_: Any) -> None:
             _stdlib._active.pop(ident, None)

@@ -1,0 +1,119 @@
+"""Waiting for several descriptors: select, poll and selectors."""
+import errno
+import os
+
+import gevent
+import pytest
+from gevent import select, selectors, socket
+
+
+@pytest.fixture
+def pair():
+    first, second = socket.socketpair()
+    yield first, second
+    first.close()
+    second.close()
+
+
+def test_select_returns_the_object_that_is_ready(pair):
+    first, second = pair
+    gevent.spawn(second.sendall, b"x")
+    assert select.select([first], [], [], 5) == ([first], [], [])
+
+
+def test_select_returns_writable_at_once(pair):
+    first, second = pair
+    assert select.select([first], [second], []) == ([], [second], [])
+
+
+def test_select_times_out_with_nothing(pair):
+    assert select.select(pair, [], [], 0.01) == ([], [], [])
+
+
+def test_select_of_one_among_many(pair):
+    others = [socket.socketpair() for _ in range(5)]
+    first, second = pair
+    gevent.spawn(second.sendall, b"x")
+    readers = [a for a, _ in others] + [first]
+    assert select.select(readers, [], [], 5)[0] == [first]
+    for sockets in others:
+        for sock in sockets:
+            sock.close()
+
+
+def test_select_of_nothing_sleeps():
+    other = gevent.spawn(lambda: "ran")
+    assert select.select([], [], [], 0.01) == ([], [], [])
+    assert other.value == "ran"
+
+
+def test_select_takes_any_iterable(pair):
+    assert select.select(iter([pair[0]]), {pair[1]: None}, ())[1] == [pair[1]]
+
+
+def test_select_refuses_negative_time(pair):
+    with pytest.raises(ValueError):
+        select.select(pair, [], [], -1)
+
+
+def test_select_of_a_closed_descriptor_is_an_error():
+    read, write = os.pipe()
+    os.close(read)
+    os.close(write)
+    with pytest.raises(OSError) as caught:
+        select.select([read], [], [])
+    assert caught.value.errno == errno.EBADF
+
+
+def test_select_lets_others_run_while_ready(pair):
+    ran = []
+    gevent.spawn(ran.append, 1)
+    while not ran:
+        select.select([], [pair[0]], [], 0)
+
+
+def test_poll_returns_descriptor_and_events(pair):
+    first, second = pair
+    poller = select.poll()
+    poller.register(first, select.POLLIN)
+    assert poller.poll(10) == []
+    gevent.spawn(second.sendall, b"x")
+    [(descriptor, events)] = poller.poll()
+    assert descriptor == first.fileno() and events & select.POLLIN
+    poller.unregister(first)
+    assert poller.poll(0) == []
+
+
+def test_poll_of_a_closed_descriptor_tells_so():
+    read, write = os.pipe()
+    poller = select.poll()
+    poller.register(read)
+    os.close(read)
+    os.close(write)
+    assert poller.poll(1000) == [(read, select.POLLNVAL)]
+
+
+def test_unregistering_what_is_not_registered_is_a_key_error(pair):
+    with pytest.raises(KeyError):
+        select.poll().unregister(pair[0])
+
+
+def test_selector_returns_key_and_events(pair):
+    first, second = pair
+    with selectors.DefaultSelector() as selector:
+        key = selector.register(first, selectors.EVENT_READ, "data")
+        assert selector.select(0) == []
+        gevent.spawn(second.sendall, b"x")
+        assert selector.select(5) == [(key, selectors.EVENT_READ)]
+        selector.modify(first, selectors.EVENT_WRITE)
+        assert selector.select(5)[0][1] == selectors.EVENT_WRITE
+        selector.unregister(first)
+        assert not selector.get_map()
+
+
+def test_selector_lets_others_run(pair):
+    with selectors.DefaultSelector() as selector:
+        selector.register(pair[0], selectors.EVENT_READ)
+        other = gevent.spawn(lambda: "ran")
+        selector.select(0.01)
+        assert other.value == "ran"

@@ -1,0 +1,82 @@
+"""Child processes that are waited for by greenlets."""
+import signal
+import sys
+
+import gevent
+import pytest
+from gevent import subprocess
+
+ECHO = [sys.executable, "-c", "import sys; sys.stdout.write(sys.stdin.read().upper())"]
+
+
+def test_wait_lets_others_run():
+    process = subprocess.Popen(["sleep", "0.05"])
+    ran = gevent.spawn(lambda: process.returncode is None)
+    assert process.wait() == 0
+    assert ran.value is True
+
+
+def test_communicate_sends_and_receives_more_than_a_pipe_holds():
+    data = b"abc" * 100_000
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.communicate(data) == (data, None)
+    assert process.returncode == 0
+
+
+def test_text_is_decoded():
+    assert subprocess.run(ECHO, input="grün\n", stdout=subprocess.PIPE, encoding="utf-8").stdout == "GRÜN\n"
+
+
+def test_lines_come_one_by_one():
+    script = "import sys\nfor line in sys.stdin:\n    print(line.strip()[::-1], flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        for word in ("one", "two"):
+            process.stdin.write(word + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == word[::-1] + "\n"
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+def test_timeout_of_wait_leaves_the_process_running():
+    process = subprocess.Popen(["sleep", "30"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.01)
+    assert process.poll() is None
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_timeout_of_run_keeps_the_output_so_far():
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(["sh", "-c", "echo part; exec sleep 30"], stdout=subprocess.PIPE, timeout=0.5)
+    assert caught.value.output == b"part\n"
+
+
+def test_failure_is_an_error_when_checked():
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        subprocess.check_output(["sh", "-c", "echo out; exit 3"])
+    assert (caught.value.returncode, caught.value.output) == (3, b"out\n")
+
+
+def test_missing_program_is_an_error():
+    with pytest.raises(FileNotFoundError):
+        subprocess.Popen(["/no/such/program"])
+
+
+def test_process_can_be_waited_for_with_others():
+    process = subprocess.Popen(["true"])
+    assert process in gevent.wait([process], timeout=10)
+
+
+def test_signal_ends_the_process():
+    process = subprocess.Popen(["sleep", "30"])
+    gevent.spawn(process.terminate)
+    assert process.wait() == -signal.SIGTERM
+    process.terminate()     # it has ended: nothing happens
+
+
+def test_output_of_a_shell_command():
+    assert subprocess.getstatusoutput("echo text; exit 2") == (2, "text")
