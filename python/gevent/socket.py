@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gevent import _greenrust
-from gevent._greenrust import Timeout, get_hub, wait_read, wait_readwrite, wait_write  # noqa: F401 (exported)
+from gevent._greenrust import Timeout, get_hub, wait_read, wait_readwrite, wait_socket, wait_write  # noqa: F401 (exported)
 
 __implements__ = [
     "create_connection",
@@ -88,11 +88,6 @@ class socket(_greenrust.socket):
         """The hub of the calling thread."""
         return get_hub()
 
-    @property
-    def closed(self) -> bool:
-        """True after `close`, or when the descriptor was taken away by `detach`."""
-        return self._closed or self.fileno() < 0
-
     def _resolved(self, address: Any) -> Any:
         """Return *address* with the host name looked up by the hub's resolver."""
         if self.family not in (_stdlib.AF_INET, _stdlib.AF_INET6) or not isinstance(address, tuple) or not address:
@@ -142,7 +137,7 @@ class socket(_greenrust.socket):
                 try:
                     written = _os.sendfile(self.fileno(), in_fd, offset, block)
                 except BlockingIOError:
-                    wait_write(self.fileno(), timeout)
+                    wait_socket(self, 2, timeout)
                     continue
                 except OSError as error:
                     if sent == 0:

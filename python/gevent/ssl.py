@@ -8,7 +8,7 @@ import ssl as _stdlib
 from collections.abc import Callable
 from typing import Any
 
-from gevent._greenrust import wait_read, wait_write
+from gevent._greenrust import wait_socket
 from gevent.socket import create_connection
 from gevent.socket import socket as _gevent_socket
 
@@ -29,6 +29,8 @@ _StdlibSSLSocket = _stdlib.SSLSocket
 _stdlib_create_default_context = _stdlib.create_default_context
 _stdlib_create_unverified_context = _stdlib._create_unverified_context
 _stdlib_get_server_certificate = _stdlib.get_server_certificate
+# What `wait_socket` waits for.
+_READ, _WRITE = 1, 2
 _SSLWantReadError = _stdlib.SSLWantReadError
 _SSLWantWriteError = _stdlib.SSLWantWriteError
 
@@ -45,14 +47,17 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
             try:
                 return operation(*args)
             except _SSLWantReadError:
-                wait = wait_read
+                direction = _READ
                 if self.timeout == 0.0:
                     raise
             except _SSLWantWriteError:
-                wait = wait_write
+                direction = _WRITE
                 if self.timeout == 0.0:
                     raise
-            wait(self.fileno(), self.timeout, TimeoutError(message))
+            try:
+                wait_socket(self, direction, self.timeout)
+            except TimeoutError:
+                raise TimeoutError(message) from None
 
     def do_handshake(self, block: bool = False) -> None:
         """Agree on keys with the peer. Switches. With *block*, waits also when the socket is non-blocking."""
