@@ -1,7 +1,9 @@
 //! Semaphores and locks between greenlets.
 //!
-//! A permit that is released while somebody waits is *handed over*: it goes to the first waiter without ever being
-//! free, so nobody who comes later can take it first. Invariant: while a permit is free, nobody waits.
+//! A permit that is released while somebody waits is *promised* to the first waiter, which is woken and takes it at its
+//! turn. By default nobody who comes later can take it first. With [`Barging::Allowed`] whoever runs may: a greenlet that
+//! releases and acquires in a loop then keeps the permit without a switch, and who was robbed waits on in front.
+//! Invariant: while a permit is neither taken nor promised, nobody waits.
 //!
 //! Methods whose names end in `_core` never unwind and know of no face; they report why they failed. The others are for
 //! Rust programs: they unwind on a kill or a timeout, as [`crate::greenlet`] tells.
@@ -14,47 +16,55 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::greenlet::{after, blocking};
-use crate::hub::{Hub, RawGreenlet, WaitingFor};
-use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
+use crate::hub::{Hub, RawGreenlet};
+use crate::wait_queue::{Barging, PromiseQueue, TimedOut, WaitError};
 
 /// A counter of permits; first come, first served.
 #[derive(Debug)]
 pub struct Semaphore {
     permits: Cell<usize>,
-    waiters: WaitQueue,
+    line: PromiseQueue,
+    barging: Barging,
 }
 
 impl Semaphore {
     /// Creates a semaphore with so many permits.
     pub const fn new(permits: usize) -> Self {
-        Self { permits: Cell::new(permits), waiters: WaitQueue::new() }
+        Self::with_barging(permits, Barging::Refused)
     }
 
-    /// Returns how many permits are free.
+    /// Creates a semaphore with so many permits, and says who may take one that is promised.
+    pub const fn with_barging(permits: usize, barging: Barging) -> Self {
+        Self { permits: Cell::new(permits), line: PromiseQueue::new(), barging }
+    }
+
+    /// Returns how many permits a newcomer could take.
     #[inline]
     pub fn permits(&self) -> usize {
-        self.permits.get()
+        match self.barging {
+            Barging::Allowed => self.permits.get(),
+            Barging::Refused => self.permits.get().saturating_sub(self.line.promised()),
+        }
     }
 
-    /// Says whether no permit is free.
+    /// Says whether a newcomer could take no permit.
     #[inline]
     pub fn is_locked(&self) -> bool {
-        self.permits.get() == 0
+        self.permits() == 0
     }
 
     /// Returns how many greenlets wait for a permit.
     pub fn waiting(&self) -> usize {
-        self.waiters.len()
+        self.line.waiters.len()
     }
 
     /// Takes a permit if one is free. Does not switch.
     #[inline]
     pub fn try_acquire_core(&self) -> bool {
-        let permits = self.permits.get();
-        if permits == 0 {
+        if self.permits() == 0 {
             return false;
         }
-        self.permits.set(permits - 1);
+        self.permits.set(self.permits.get() - 1);
         true
     }
 
@@ -76,24 +86,57 @@ impl Semaphore {
     }
 
     fn wait_for_permit(&self, kind: &'static str, deadline: Option<Instant>) -> Result<(), WaitError> {
-        let address = std::ptr::from_ref(self) as usize;
-        self.waiters.wait(WaitingFor::Object(kind, address), deadline).map_err(|abandoned| {
-            if abandoned.was_woken {
-                self.release();
+        let mut was_robbed = false;
+        loop {
+            self.wait_in_line(kind, deadline, was_robbed)?;
+            let permits = self.permits.get();
+            if permits > 0 {
+                self.permits.set(permits - 1);
+                return Ok(());
             }
-            abandoned.error
+            was_robbed = true;
+        }
+    }
+
+    fn wait_in_line(&self, kind: &'static str, deadline: Option<Instant>, in_front: bool) -> Result<(), WaitError> {
+        let address = std::ptr::from_ref(self) as usize;
+        self.line.wait(kind, address, deadline, in_front).inspect_err(|_| {
+            // What was promised goes to the next.
+            self.line.promise(self.permits.get());
         })
     }
 
-    /// Gives a permit back: to the first waiter, else to whoever comes next. Returns whether somebody waited for it.
+    /// Waits until a permit could be taken, or until `deadline`, and takes none.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`].
+    ///
+    /// # Switches
+    ///
+    /// Only if no permit is free.
+    pub fn wait_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
+        if self.permits() > 0 {
+            return Ok(());
+        }
+        self.wait_in_line("Semaphore", deadline, false)?;
+        // The promise was used up, the permit was not.
+        self.line.promise(self.permits.get());
+        Ok(())
+    }
+
+    /// Gives a permit back: to the first waiter, else to whoever comes next. Returns whether somebody was woken for it.
     /// Does not switch.
     #[inline]
     pub fn release(&self) -> bool {
-        if !self.waiters.is_empty() && self.waiters.wake_one() {
-            return true;
-        }
         self.permits.set(self.permits.get() + 1);
-        false
+        !self.line.waiters.is_empty() && self.line.promise(self.permits.get())
+    }
+
+    /// Makes so many permits free, whoever holds some: for the child of a fork, where other threads' greenlets are gone.
+    pub fn reset(&self, permits: usize) {
+        self.permits.set(permits);
+        self.line.promise(permits);
     }
 
     /// Takes a permit; waits for one. Dropping the [`Permit`] gives it back.
@@ -234,7 +277,12 @@ impl Default for RLock {
 impl RLock {
     /// Creates a free lock.
     pub const fn new() -> Self {
-        Self { lock: Semaphore::new(1), owner: RefCell::new(None), count: Cell::new(0) }
+        Self::with_barging(Barging::Refused)
+    }
+
+    /// Creates a free lock, and says who may take it when it is promised.
+    pub const fn with_barging(barging: Barging) -> Self {
+        Self { lock: Semaphore::with_barging(1, barging), owner: RefCell::new(None), count: Cell::new(0) }
     }
 
     /// Says whether the running greenlet holds the lock.

@@ -5,7 +5,7 @@
 //! An item that is put while greenlets wait stays in the store, and the first waiter is woken: the item is *promised*.
 //! A blocking get leaves promised items to whom they were promised, and waits behind them. A non-blocking get takes
 //! what it sees; who was promised it then finds nothing and waits on, in front of all others. Room in a bounded queue
-//! is promised to putters in the same way.
+//! is promised to putters in the same way. With [`Barging::Allowed`] blocking calls take what they see as well.
 //!
 //! Invariants:
 //! - While greenlets wait for items, every item is promised; while they wait for room, all room is.
@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::greenlet::{BlockingError, after, blocking};
-use crate::hub::WaitingFor;
-use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
+use crate::hub::{RawGreenlet, WaitingFor};
+use crate::wait_queue::{Barging, PromiseQueue, TimedOut, WaitError, WaitQueue};
 
 /// Where a queue keeps its items, and in which order they leave.
 #[expect(clippy::len_without_is_empty, reason = "a queue asks for the length alone, and foreign code has to supply it")]
@@ -54,6 +54,12 @@ pub trait Store<T> {
     ///
     /// The store's own.
     fn len(&self) -> Result<usize, Self::Error>;
+
+    /// Says whether each item that is put counts as a task to be done; see [`Queue::join_core`].
+    #[inline]
+    fn counts_tasks(&self) -> bool {
+        true
+    }
 }
 
 /// A store that can show its next item.
@@ -249,42 +255,6 @@ impl fmt::Display for TooManyTasksDone {
 
 impl std::error::Error for TooManyTasksDone {}
 
-/// One side's waiters, and how many of them were woken and have not run since.
-#[derive(Debug, Default)]
-struct Side {
-    waiters: WaitQueue,
-    promised: Cell<usize>,
-}
-
-impl Side {
-    /// Promises what is `available` to those who wait, in order.
-    #[inline]
-    fn promise(&self, available: usize) {
-        while self.promised.get() < available && self.waiters.wake_one() {
-            self.promised.set(self.promised.get() + 1);
-        }
-    }
-
-    fn wake_all(&self) {
-        self.promised.set(self.promised.get() + self.waiters.wake_all());
-    }
-
-    /// Waits for a promise, which is used up on return.
-    fn wait(
-        &self,
-        kind: &'static str,
-        address: usize,
-        deadline: Option<Instant>,
-        in_front: bool,
-    ) -> Result<(), WaitError> {
-        let outcome = self.waiters.wait_at(WaitingFor::Object(kind, address), deadline, in_front);
-        if outcome.is_ok() || outcome.is_err_and(|abandoned| abandoned.was_woken) {
-            self.promised.set(self.promised.get() - 1);
-        }
-        outcome.map_err(|abandoned| abandoned.error)
-    }
-}
-
 /// A queue of items: greenlets put them in and get them out, and wait when they can't.
 ///
 /// ```
@@ -310,8 +280,9 @@ pub struct Queue<T, S: Store<T> = Fifo<T>> {
     store: S,
     /// `usize::MAX` for a queue without limit.
     capacity: Cell<usize>,
-    getters: Side,
-    putters: Side,
+    getters: PromiseQueue,
+    putters: PromiseQueue,
+    barging: Barging,
     is_shut_down: Cell<bool>,
     unfinished: Cell<usize>,
     joiners: WaitQueue,
@@ -351,13 +322,20 @@ impl<T, S: Store<T>> Queue<T, S> {
         Self {
             store,
             capacity: Cell::new(capacity.unwrap_or(usize::MAX)),
-            getters: Side::default(),
-            putters: Side::default(),
+            getters: PromiseQueue::default(),
+            putters: PromiseQueue::default(),
+            barging: Barging::Refused,
             is_shut_down: Cell::new(false),
             unfinished: Cell::new(0),
             joiners: WaitQueue::new(),
             item: std::marker::PhantomData,
         }
+    }
+
+    /// Sets whether a blocking put or get takes room or items that are promised to others; they don't by default.
+    #[must_use]
+    pub fn with_barging(self, barging: Barging) -> Self {
+        Self { barging, ..self }
     }
 
     /// Returns the store. Whoever changes it directly calls [`Queue::balance`] afterwards.
@@ -396,6 +374,16 @@ impl<T, S: Store<T>> Queue<T, S> {
     /// Returns how many greenlets wait for room.
     pub fn waiting_putters(&self) -> usize {
         self.putters.waiters.len()
+    }
+
+    /// Returns the greenlets that wait for an item.
+    pub fn getters(&self) -> Vec<RawGreenlet> {
+        self.getters.waiters.greenlets()
+    }
+
+    /// Returns the greenlets that wait for room.
+    pub fn putters(&self) -> Vec<RawGreenlet> {
+        self.putters.waiters.greenlets()
     }
 
     /// Says whether the queue was shut down.
@@ -448,7 +436,9 @@ impl<T, S: Store<T>> Queue<T, S> {
     fn store_item(&self, item: &mut Option<T>) -> Result<(), QueueError<S::Error>> {
         let item = item.take().expect("a put has an item");
         self.store.put(item).map_err(QueueError::Store)?;
-        self.unfinished.set(self.unfinished.get() + 1);
+        if self.store.counts_tasks() {
+            self.add_task();
+        }
         self.balance()
     }
 
@@ -494,7 +484,8 @@ impl<T, S: Store<T>> Queue<T, S> {
                 return Err(QueueError::ShutDown);
             }
             let capacity = self.capacity.get();
-            let promised_to_others = if is_newcomer { self.putters.promised.get() } else { 0 };
+            let is_held_back = is_newcomer && self.barging == Barging::Refused;
+            let promised_to_others = if is_held_back { self.putters.promised() } else { 0 };
             if capacity == usize::MAX || self.length()? + promised_to_others < capacity {
                 return self.store_item(item);
             }
@@ -551,7 +542,8 @@ impl<T, S: Store<T>> Queue<T, S> {
             let length = self.length()?;
             let is_shut_down = self.is_shut_down.get();
             // After a shutdown nothing comes any more: whoever is first takes the rest.
-            let promised_to_others = if is_newcomer && !is_shut_down { self.getters.promised.get() } else { 0 };
+            let is_held_back = is_newcomer && !is_shut_down && self.barging == Barging::Refused;
+            let promised_to_others = if is_held_back { self.getters.promised() } else { 0 };
             if length > promised_to_others {
                 return Ok(());
             }
@@ -563,7 +555,7 @@ impl<T, S: Store<T>> Queue<T, S> {
         }
     }
 
-    fn wait(&self, side: &Side, deadline: Option<Instant>, in_front: bool) -> Result<(), QueueError<S::Error>> {
+    fn wait(&self, side: &PromiseQueue, deadline: Option<Instant>, in_front: bool) -> Result<(), QueueError<S::Error>> {
         let address = std::ptr::from_ref(self) as usize;
         side.wait("Queue", address, deadline, in_front).map_err(|error| {
             // What was promised goes to the next; the reason of the failure is worth more than a failing store.
@@ -609,6 +601,12 @@ impl<T, S: Store<T>> Queue<T, S> {
         if count == 0 {
             self.joiners.wake_all();
         }
+    }
+
+    /// Counts one more item as put and not done, for a store that does not have it counted by itself.
+    #[inline]
+    pub fn add_task(&self) {
+        self.unfinished.set(self.unfinished.get() + 1);
     }
 
     /// Reports one item that was got as done; with the last one, [`Queue::join_core`] returns. Does not switch.

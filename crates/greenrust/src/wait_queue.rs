@@ -11,12 +11,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 
 use crate::clock::Instant;
-use crate::hub::{Hub, ParkInHub, WaitingFor, Wake, Waker};
+use crate::hub::{Hub, ParkInHub, RawGreenlet, WaitingFor, Wake, Waker};
 
 /// Why a blocking call of a core ended without what it waited for.
 ///
@@ -163,7 +163,10 @@ impl WaitQueue {
 
     /// Adds a waiter before all others: one that was woken, came too late, and keeps its place.
     pub fn push_front(&self, waker: Waker) {
-        self.waiters.borrow_mut().grow().push_front(waker);
+        match &mut *self.waiters.borrow_mut() {
+            Waiters::One(waiter @ None) => *waiter = Some(waker),
+            waiters => waiters.grow().push_front(waker),
+        }
     }
 
     /// Removes a waiter; returns false if it does not stand in the queue any more.
@@ -191,6 +194,15 @@ impl WaitQueue {
         match &mut *self.waiters.borrow_mut() {
             Waiters::One(waiter) => waiter.take(),
             Waiters::Many(wakers) => wakers.pop_front(),
+        }
+    }
+
+    /// Returns the greenlets that stand in the queue and whose wait has not ended.
+    pub fn greenlets(&self) -> Vec<RawGreenlet> {
+        let waiting = |waker: &Waker| waker.is_waiting().then(|| waker.greenlet().clone());
+        match &*self.waiters.borrow() {
+            Waiters::One(waiter) => waiter.iter().filter_map(waiting).collect(),
+            Waiters::Many(wakers) => wakers.iter().filter_map(waiting).collect(),
         }
     }
 
@@ -248,5 +260,65 @@ impl WaitQueue {
             }
             Abandoned { error, was_woken }
         })
+    }
+}
+
+/// Whether a newcomer may take what was promised to a waiter that was woken and has not run since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Barging {
+    /// First come, first served: a newcomer leaves what is promised alone.
+    #[default]
+    Refused,
+    /// A newcomer takes what is there, which saves a switch; who was robbed waits on, in front of all others. Nobody
+    /// waits while there is something to take.
+    Allowed,
+}
+
+/// Waiters who are woken by promises: each is woken for one thing that is there, takes it when it runs, and waits on in
+/// front if somebody else has taken it.
+#[derive(Debug, Default)]
+pub(crate) struct PromiseQueue {
+    pub(crate) waiters: WaitQueue,
+    /// How many were woken and have not run since.
+    promised: Cell<usize>,
+}
+
+impl PromiseQueue {
+    pub(crate) const fn new() -> Self {
+        Self { waiters: WaitQueue::new(), promised: Cell::new(0) }
+    }
+
+    #[inline]
+    pub(crate) fn promised(&self) -> usize {
+        self.promised.get()
+    }
+
+    /// Promises what is `available` to those who wait, in order. Says whether anybody was woken.
+    #[inline]
+    pub(crate) fn promise(&self, available: usize) -> bool {
+        let before = self.promised.get();
+        while self.promised.get() < available && self.waiters.wake_one() {
+            self.promised.set(self.promised.get() + 1);
+        }
+        self.promised.get() != before
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.promised.set(self.promised.get() + self.waiters.wake_all());
+    }
+
+    /// Waits for a promise, which is used up on return.
+    pub(crate) fn wait(
+        &self,
+        kind: &'static str,
+        address: usize,
+        deadline: Option<Instant>,
+        in_front: bool,
+    ) -> Result<(), WaitError> {
+        let outcome = self.waiters.wait_at(WaitingFor::Object(kind, address), deadline, in_front);
+        if outcome.is_ok() || outcome.is_err_and(|abandoned| abandoned.was_woken) {
+            self.promised.set(self.promised.get() - 1);
+        }
+        outcome.map_err(|abandoned| abandoned.error)
     }
 }
