@@ -686,7 +686,7 @@ fn throw_from_hub(greenlet: &Bound<'_, PyAny>, exception: &Bound<'_, PyAny>) {
 }
 
 /// Reads a time-out argument: None, or seconds.
-fn deadline(hub: &Hub, timeout: Option<f64>) -> Option<Instant> {
+pub fn deadline(hub: &Hub, timeout: Option<f64>) -> Option<Instant> {
     timeout.map(|seconds| hub.clock().now().after(py_hub::duration(seconds)))
 }
 

@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::Cell;
 
 use greenrust::hub::{Host, Hub, RawGreenlet, WaitingFor, Wake, Waker};
+use greenrust::wait_queue::WaitError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -176,18 +177,12 @@ pub fn park(
     hub: &Hub,
     waker: &Waker,
     deadline: Option<greenrust::clock::Instant>,
-    keep_alive: bool,
+    keep_alive_timer: bool,
 ) -> PyResult<Wake> {
-    // While it is parked nobody else needs to hold the object: its own stack does.
-    let own = THREAD.with(|thread| thread.current.get());
-    // SAFETY: an owned reference, as in `current`; given back below.
-    unsafe { ffi::Py_INCREF(own) };
-    let wake = match deadline {
+    let wake = keep_alive(py, || match deadline {
         None => hub.park(waker),
-        Some(deadline) => hub.park_until(waker, deadline, keep_alive),
-    };
-    // SAFETY: taken above. The thread's record holds another reference, so nothing runs here.
-    unsafe { ffi::Py_DECREF(own) };
+        Some(deadline) => hub.park_until(waker, deadline, keep_alive_timer),
+    });
     settle(py, wake)
 }
 
@@ -231,6 +226,45 @@ fn interruption(py: Python<'_>) -> PyErr {
         Some(Payload::Throw(error)) => *error,
         Some(Payload::Value(value)) => crate::exceptions::invalid_switch(py, &value),
         Some(Payload::Start(..)) | None => PyRuntimeError::new_err("a parked greenlet was resumed without a reason"),
+    }
+}
+
+/// Runs `wait`, a blocking call of one of the runtime's cores. The thread's hub must exist: [`py_hub::ensure`].
+///
+/// Returns `None` if its deadline passed first.
+///
+/// # Errors
+///
+/// As [`park`], and `BlockingSwitchOutError` in the hub greenlet.
+#[inline]
+pub fn block<R>(py: Python<'_>, wait: impl FnOnce() -> Result<R, WaitError>) -> PyResult<Option<R>> {
+    match keep_alive(py, wait) {
+        Ok(result) => Ok(Some(result)),
+        Err(error) => settle_error(py, error).map(|()| None),
+    }
+}
+
+/// Runs `wait`, which may park, with a reference to the running greenlet's object: nobody else needs to hold it then.
+#[inline(always)]
+pub fn keep_alive<R>(_py: Python<'_>, wait: impl FnOnce() -> R) -> R {
+    let own = THREAD.with(|thread| thread.current.get());
+    // SAFETY: an owned reference, as in `current`; given back below.
+    unsafe { ffi::Py_INCREF(own) };
+    let result = wait();
+    // SAFETY: taken above. The thread's record holds another reference, so nothing runs here.
+    unsafe { ffi::Py_DECREF(own) };
+    result
+}
+
+/// Turns a core's failure into an exception; a deadline that passed is none.
+#[cold]
+pub fn settle_error(py: Python<'_>, error: WaitError) -> PyResult<()> {
+    match error {
+        WaitError::TimedOut => Ok(()),
+        WaitError::ParkInHub => Err(crate::exceptions::blocking_switch_out(py)),
+        WaitError::Closed => Err(crate::exceptions::internal("no descriptor was waited for")),
+        WaitError::Interrupted => settle(py, Wake::Interrupted).map(drop),
+        WaitError::Foreign => settle(py, Wake::Foreign).map(drop),
     }
 }
 

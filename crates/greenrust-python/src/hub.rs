@@ -115,8 +115,7 @@ impl PyHub {
         let root: Bound<'_, PyGreenlet> =
             unsafe { Bound::from_borrowed_ptr(py, runtime.root().host().cast()).cast_into_unchecked() };
         let greenlet = PyGreenlet::unstarted(py, None, Some(root.unbind()));
-        // SAFETY: plain calls.
-        let thread_ident = unsafe { ffi::PyThread_get_thread_ident() } as u64;
+        let thread_ident = thread_ident();
         Ok(PyClassInitializer::from(greenlet).add_subclass(PyHub {
             thread_ident,
             loop_object: Gil::default(),
@@ -342,6 +341,25 @@ pub fn idle() -> bool {
     // SAFETY: as above.
     let py = unsafe { Python::assume_attached() };
     loop_::idle(py)
+}
+
+/// Returns the calling thread's identity, as `threading.get_ident` gives it.
+#[inline]
+pub fn thread_ident() -> u64 {
+    // SAFETY: a plain query.
+    unsafe { ffi::PyThread_get_thread_ident() as u64 }
+}
+
+/// Has `hub`, a thread's hub object, run `call` in its loop; nothing happens if that thread has ended. Any thread may.
+pub fn call_soon(hub: &Bound<'_, PyAny>, call: impl FnOnce(Python<'_>) + 'static) {
+    let Ok(hub) = hub.cast::<PyHub>() else { return };
+    // SAFETY: the object keeps its thread's hub allocated; the GIL is held, and that thread gives it up only where its
+    // hub's queue may grow.
+    let runtime = unsafe { &*hub.as_super().get().raw().hub() };
+    runtime.push_call(move |_| {
+        // SAFETY: hubs run with the GIL held.
+        call(unsafe { Python::assume_attached() });
+    });
 }
 
 /// Has the thread of a suspended greenlet that nobody refers to end it there.

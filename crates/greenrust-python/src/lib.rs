@@ -1,18 +1,26 @@
 //! `gevent._greenrust`: the Python face of the greenrust runtime. Glue only: what blocks, schedules or decides is the
 //! runtime's.
 
+mod arguments;
+mod channel;
+mod event;
 mod exceptions;
 mod fastcall;
 mod gil;
 mod greenlet;
 mod host;
 mod hub;
+mod links;
+mod local;
+mod lock;
 mod loop_;
 mod lowlevel;
+mod queue;
 mod socket;
 mod spawn_tree;
 mod thread_state;
 mod timeout;
+mod waiter;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
@@ -56,6 +64,12 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<hub::PyHub>()?;
     module.add_class::<timeout::PyTimeout>()?;
     socket::register(module)?;
+    event::register(module)?;
+    lock::register(module)?;
+    queue::register(module)?;
+    channel::register(module)?;
+    local::register(module)?;
+    waiter::register(module)?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
         wrap_pyfunction!(get_stack_size, module)?,

@@ -20,6 +20,7 @@ use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
 use crate::host::{self, Payload, Thread};
 use crate::hub as py_hub;
+use crate::local;
 use crate::thread_state::{self, ThreadState};
 
 /// What the object keeps besides the saved thread state.
@@ -31,6 +32,8 @@ struct Fields {
     is_root: bool,
     /// Whether the first switch found it: then an exception out of `run` is on its way to the parent.
     begun: Cell<bool>,
+    /// The `local` objects that have a dictionary for this greenlet.
+    locals: local::Owned,
 }
 
 /// greenlet(run=None, parent=None)
@@ -76,6 +79,7 @@ fn run_to_end(py: Python<'_>, raw: &RawGreenlet) -> RawGreenlet {
         None => crate::greenlet::run_scheduled(object),
         Some(payload) => run_sent(object, payload),
     };
+    object.get().fields.locals.free(object.as_ptr());
     finish(py, hub, object, result)
 }
 
@@ -176,6 +180,7 @@ impl PyGreenlet {
                 parent: RefCell::new(parent),
                 is_root,
                 begun: Cell::new(is_root),
+                locals: local::Owned::default(),
             }),
         }
     }
@@ -203,10 +208,24 @@ impl PyGreenlet {
         }
     }
 
+    /// Returns the object of a runtime greenlet, if there still is one.
+    pub fn object_of<'py>(py: Python<'py>, raw: &RawGreenlet) -> Option<Bound<'py, PyGreenlet>> {
+        // SAFETY: the host pointer of a greenlet of this process is its object, or null once that is gone.
+        unsafe { Bound::from_borrowed_ptr_or_opt(py, raw.host().cast()) }
+            // SAFETY: as above.
+            .map(|object| unsafe { object.cast_into_unchecked() })
+    }
+
     /// Returns the runtime's greenlet.
     #[inline]
     pub fn raw(&self) -> &RawGreenlet {
         &self.fields.raw
+    }
+
+    /// Returns the list of the `local` objects that have a dictionary for this greenlet.
+    #[inline]
+    pub fn locals(&self) -> &local::Owned {
+        &self.fields.locals
     }
 
     /// Replaces what the greenlet will run.
@@ -690,6 +709,9 @@ impl Drop for PyGreenlet {
     fn drop(&mut self) {
         // What is saved of the thread state is owned only as far as it can be dropped here: the context.
         self.state.set_context(None);
+        self.fields.locals.free(self.fields.raw.host().cast());
+        // Others may hold the runtime's greenlet (the owner of a lock).
+        self.fields.raw.set_host(std::ptr::null_mut());
     }
 }
 

@@ -1,0 +1,155 @@
+//! `gevent.queue.Channel`: a queue that holds nothing, where a put and a get meet.
+
+#![forbid(unsafe_code)]
+
+use greenrust::channel::Channel;
+use greenrust::wait_queue::WaitError;
+use pyo3::exceptions::{PyStopIteration, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use crate::arguments::Truth;
+use crate::gil::Gil;
+use crate::greenlet::deadline;
+use crate::host;
+use crate::hub as py_hub;
+use crate::queue;
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyChannel>()
+}
+
+/// Channel(maxsize=1)
+///
+/// Passes items from greenlets that put to greenlets that get; each waits for the other. *maxsize* can only be 1.
+#[pyclass(name = "Channel", module = "gevent.queue", frozen, subclass, weakref)]
+pub struct PyChannel {
+    channel: Gil<Channel<Py<PyAny>>>,
+}
+
+impl PyChannel {
+    fn format(&self) -> String {
+        let mut text = String::new();
+        for (name, count) in [("getters", self.channel.waiting_getters()), ("putters", self.channel.waiting_putters())]
+        {
+            if count > 0 {
+                text.push_str(&format!(" {name}[{count}]"));
+            }
+        }
+        text
+    }
+}
+
+#[pymethods]
+impl PyChannel {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { channel: Gil::default() }
+    }
+
+    #[pyo3(signature = (maxsize=1))]
+    fn __init__(&self, maxsize: isize) -> PyResult<()> {
+        if maxsize == 1 { Ok(()) } else { Err(PyValueError::new_err("Channels have a maxsize of 1")) }
+    }
+
+    #[classmethod]
+    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        queue::generic_alias(cls, item)
+    }
+
+    /// How many greenlets wait to put, less those that wait to get.
+    #[getter]
+    fn balance(&self) -> isize {
+        self.channel.balance()
+    }
+
+    /// qsize() -> 0
+    fn qsize(&self) -> usize {
+        0
+    }
+
+    /// empty() -> True
+    fn empty(&self) -> bool {
+        true
+    }
+
+    /// full() -> True
+    fn full(&self) -> bool {
+        true
+    }
+
+    /// put(item, block=True, timeout=None)
+    ///
+    /// Gives *item* to a greenlet that gets it; waits for one, at most *timeout* seconds (a float), unless *block* is
+    /// false. Raises Full if none came. Switches only if nobody waits to get.
+    #[pyo3(signature = (item, block=Truth(true), timeout=None))]
+    fn put(&self, py: Python<'_>, item: Py<PyAny>, block: Truth, timeout: Option<f64>) -> PyResult<()> {
+        let mut item = Some(item);
+        if self.channel.try_put_core(&mut item) {
+            return Ok(());
+        }
+        if !block.0 {
+            return Err(queue::full(py));
+        }
+        let hub = py_hub::ensure(py)?;
+        let end = deadline(hub, timeout);
+        match host::keep_alive(py, || self.channel.put_core(&mut item, end)) {
+            Ok(()) => Ok(()),
+            Err(WaitError::TimedOut | WaitError::ParkInHub) => Err(queue::full(py)),
+            Err(error) => host::settle_error(py, error),
+        }
+    }
+
+    /// put_nowait(item): puts if a greenlet waits to get, else raises Full. Does not switch.
+    fn put_nowait(&self, py: Python<'_>, item: Py<PyAny>) -> PyResult<()> {
+        self.put(py, item, Truth(false), None)
+    }
+
+    /// get(block=True, timeout=None) -> the item of a greenlet that puts one
+    ///
+    /// Waits for it, at most *timeout* seconds (a float), unless *block* is false. Raises Empty if none came. Switches
+    /// only if nobody waits to put.
+    #[pyo3(signature = (block=Truth(true), timeout=None))]
+    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        if let Some(item) = self.channel.try_get_core() {
+            return Ok(item);
+        }
+        if !block.0 {
+            return Err(queue::empty(py));
+        }
+        let hub = py_hub::ensure(py)?;
+        let end = deadline(hub, timeout);
+        match host::block(py, || self.channel.get_core(end))? {
+            Some(item) => Ok(item),
+            None => Err(queue::empty(py)),
+        }
+    }
+
+    /// get_nowait() -> the item of a greenlet that waits to put; raises Empty if there is none. Does not switch.
+    fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.get(py, Truth(false), None)
+    }
+
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let item = slf.call_method0(pyo3::intern!(py, "get"))?;
+        if item.is(py.get_type::<PyStopIteration>()) {
+            return Err(PyStopIteration::new_err(()));
+        }
+        Ok(item.unbind())
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        Ok(format!("<{} at {:#x} {}>", slf.get_type().name()?, slf.as_ptr() as usize, slf.get().format()))
+    }
+
+    fn __str__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        Ok(format!("<{} {}>", slf.get_type().name()?, slf.get().format()))
+    }
+}
