@@ -430,8 +430,8 @@ unsafe extern "C" fn thread_ends(_capsule: *mut ffi::PyObject) {
     // its Python code can't run any more.
     crate::socket::forget_hub(runtime);
     if !is_finalizing() {
+        loop_::end_thread(runtime);
         runtime.close();
-        loop_::end_thread();
         drop(unsafe { Bound::from_owned_ptr_or_opt(py, hub) });
     }
     if let Some(pending) = pending {

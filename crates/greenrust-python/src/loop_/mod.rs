@@ -12,9 +12,13 @@
 //! - Any thread that holds the GIL may call the methods; the watchers' functions run in the loop's own thread.
 
 mod callback;
+mod child;
 mod io;
 mod rounds;
+mod signal;
+mod stat;
 mod timer;
+mod turns;
 mod wait;
 mod watcher;
 
@@ -28,7 +32,7 @@ use greenrust::stack::StackError;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyString, PyTuple, PyType};
 
 use crate::exceptions;
 use crate::gil::Gil;
@@ -136,7 +140,11 @@ impl PyLoop {
         unsafe { &*self.fields.anchor.hub() }
     }
 
-    fn check(&self) -> PyResult<()> {
+    fn rounds(&self) -> &Rounds {
+        &self.fields.rounds
+    }
+
+    fn check_open(&self) -> PyResult<()> {
         if self.fields.is_destroyed.get() {
             return Err(PyValueError::new_err("operation on destroyed loop"));
         }
@@ -198,7 +206,7 @@ impl PyLoop {
     fn schedule<'py>(slf: &Bound<'py, Self>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyCallback>> {
         let py = slf.py();
         let this = slf.get();
-        this.check()?;
+        this.check_open()?;
         let Ok(function) = args.get_item(0) else {
             return Err(PyTypeError::new_err("run_callback() takes at least 1 positional argument (0 given)"));
         };
@@ -287,7 +295,7 @@ impl PyLoop {
     /// events. In a greenlet other than the hub it switches: other greenlets run meanwhile.
     #[pyo3(signature = (nowait=false, once=false))]
     fn run(&self, py: Python<'_>, nowait: bool, once: bool) -> PyResult<()> {
-        self.check()?;
+        self.check_open()?;
         if !self.is_of_this_thread() {
             return Err(exceptions::invalid_thread_use(py, "this loop belongs to another thread"));
         }
@@ -340,7 +348,7 @@ impl PyLoop {
             return Ok(());
         }
         self.hub().reinit_after_fork().map_err(|error| exceptions::os_error(&error))?;
-        rounds::after_fork(py, &self.fields.rounds);
+        rounds::after_fork(py, &self.fields.rounds, self.hub());
         Ok(())
     }
 
@@ -414,6 +422,85 @@ impl PyLoop {
         Bound::new(slf.py(), timer::PyTimer::new(slf, after, repeat, r#ref, priority)?)
     }
 
+    /// idle(ref=True, priority=None) -> a watcher that is called in every round with nothing else to do
+    #[pyo3(signature = (r#ref=true, priority=None))]
+    fn idle<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyIdle>> {
+        Bound::new(slf.py(), turns::PyIdle::new(slf, r#ref, priority))
+    }
+
+    /// prepare(ref=True, priority=None) -> a watcher that is called before each wait for events
+    #[pyo3(signature = (r#ref=true, priority=None))]
+    fn prepare<'py>(
+        slf: &Bound<'py, Self>,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Bound<'py, turns::PyPrepare>> {
+        Bound::new(slf.py(), turns::PyPrepare::new(slf, r#ref, priority))
+    }
+
+    /// check(ref=True, priority=None) -> a watcher that is called after each wait for events
+    #[pyo3(signature = (r#ref=true, priority=None))]
+    fn check<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyCheck>> {
+        Bound::new(slf.py(), turns::PyCheck::new(slf, r#ref, priority))
+    }
+
+    /// fork(ref=True, priority=None) -> a watcher that is called in the child of a fork
+    #[pyo3(signature = (r#ref=true, priority=None))]
+    fn fork<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyFork>> {
+        Bound::new(slf.py(), turns::PyFork::new(slf, r#ref, priority))
+    }
+
+    /// async_(ref=True, priority=None) -> a watcher that any thread can send to
+    #[pyo3(signature = (r#ref=true, priority=None))]
+    fn async_<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyAsync>> {
+        Bound::new(slf.py(), turns::PyAsync::new(slf, r#ref, priority))
+    }
+
+    /// The old name of `async_`.
+    #[pyo3(name = "async", signature = (r#ref=true, priority=None))]
+    fn async_old<'py>(
+        slf: &Bound<'py, Self>,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Bound<'py, turns::PyAsync>> {
+        Self::async_(slf, r#ref, priority)
+    }
+
+    /// signal(signum, ref=True, priority=None) -> a watcher of a signal
+    #[pyo3(signature = (signum, r#ref=true, priority=None))]
+    fn signal<'py>(
+        slf: &Bound<'py, Self>,
+        signum: i32,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Bound<'py, signal::PySignal>> {
+        Bound::new(slf.py(), signal::PySignal::new(slf, signum, r#ref, priority)?)
+    }
+
+    /// child(pid, trace=0, ref=True, priority=None) -> a watcher of a child process; *pid* 0: of every child
+    #[pyo3(signature = (pid, trace=0, r#ref=true, priority=None))]
+    fn child<'py>(
+        slf: &Bound<'py, Self>,
+        pid: i32,
+        trace: i32,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Bound<'py, child::PyChild>> {
+        Bound::new(slf.py(), child::PyChild::new(slf, pid, trace, r#ref, priority)?)
+    }
+
+    /// stat(path, interval=0.0, ref=True, priority=None) -> a watcher of a file's attributes
+    #[pyo3(signature = (path, interval=0.0, r#ref=true, priority=None))]
+    fn stat<'py>(
+        slf: &Bound<'py, Self>,
+        path: Bound<'py, PyString>,
+        interval: f64,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Bound<'py, stat::PyStat>> {
+        Bound::new(slf.py(), stat::PyStat::new(slf, path, interval, r#ref, priority))
+    }
+
     // -- errors -----------------------------------------------------------------------------------------------
 
     /// An object whose `handle_error(context, type, value, tb)` is told of errors; None: the hub is.
@@ -464,14 +551,14 @@ impl PyLoop {
 
     /// Keeps the loop alive until `unref` is called as often.
     fn r#ref(&self) -> PyResult<()> {
-        self.check()?;
+        self.check_open()?;
         self.hold();
         Ok(())
     }
 
     /// Takes one `ref` back.
     fn unref(&self) -> PyResult<()> {
-        self.check()?;
+        self.check_open()?;
         self.release();
         self.settle();
         Ok(())
@@ -480,21 +567,21 @@ impl PyLoop {
     /// The name of the system's poller that is used.
     #[getter]
     fn backend(&self) -> PyResult<&'static str> {
-        self.check()?;
+        self.check_open()?;
         Ok("epoll")
     }
 
     /// libev's number of the poller.
     #[getter]
     fn backend_int(&self) -> PyResult<u32> {
-        self.check()?;
+        self.check_open()?;
         Ok(4)
     }
 
     /// The flags that the loop was made with, as a list of names.
     #[getter]
     fn origflags<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        self.check()?;
+        self.check_open()?;
         match &self.fields.flags {
             None => Ok(Vec::new()),
             Some(flags) => match flags.bind(py).extract::<String>() {
@@ -511,14 +598,14 @@ impl PyLoop {
     /// How many rounds the loop has made.
     #[getter]
     fn iteration(&self) -> PyResult<u64> {
-        self.check()?;
+        self.check_open()?;
         Ok(self.fields.rounds.iteration())
     }
 
     /// 1 in a callback, 0 outside.
     #[getter]
     fn depth(&self) -> PyResult<u32> {
-        self.check()?;
+        self.check_open()?;
         let hub = self.hub();
         Ok(u32::from(hub.hub_greenlet().is_some_and(|greenlet| hub.is_running(&greenlet))))
     }
@@ -526,20 +613,32 @@ impl PyLoop {
     /// How many watchers and calls of `ref` keep the loop alive.
     #[getter]
     fn activecnt(&self) -> PyResult<isize> {
-        self.check()?;
+        self.check_open()?;
         Ok(self.fields.references.get())
     }
 
     /// How many callbacks wait to be called.
     #[getter]
     fn pendingcnt(&self) -> PyResult<usize> {
-        self.check()?;
+        self.check_open()?;
         Ok(self.fields.callbacks.get())
+    }
+
+    /// The descriptor of the poller, which is readable when there are events.
+    fn fileno(&self) -> PyResult<i32> {
+        self.check_open()?;
+        self.hub().descriptor().map_err(|error| exceptions::os_error(&error))
+    }
+
+    /// A number that tells this loop from others.
+    #[getter]
+    fn ptr(&self) -> usize {
+        std::ptr::from_ref(self.hub()) as usize
     }
 
     /// Does nothing: the loop checks itself as it goes.
     fn verify(&self) -> PyResult<()> {
-        self.check()
+        self.check_open()
     }
 
     /// Does nothing: children are watched without SIGCHLD.
@@ -580,5 +679,13 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyWatcher>()?;
     module.add_class::<io::PyIo>()?;
     module.add_class::<timer::PyTimer>()?;
+    module.add_class::<signal::PySignal>()?;
+    module.add_class::<child::PyChild>()?;
+    module.add_class::<stat::PyStat>()?;
+    module.add_class::<turns::PyPrepare>()?;
+    module.add_class::<turns::PyCheck>()?;
+    module.add_class::<turns::PyIdle>()?;
+    module.add_class::<turns::PyFork>()?;
+    module.add_class::<turns::PyAsync>()?;
     wait::register(module)
 }

@@ -1,6 +1,7 @@
-//! What happens around each round of a thread's hub: those who wait for a round, or for the end of the loop.
+//! What happens around each round of a thread's hub: the watchers that every round concerns, and those who wait for a
+//! round, or for the end of the loop.
 //!
-//! The hub calls here at every poll, so the common case, nobody, is two loads.
+//! The hub calls here at every poll, so the common case, nobody, is a few loads.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,12 +9,34 @@ use std::rc::Rc;
 use greenrust::hub::{Hub, Waker};
 use pyo3::prelude::*;
 
+use super::{PyWatcher, child, signal};
+
+/// Which list of the book a watcher stands in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum List {
+    /// Called before each poll.
+    Prepare,
+    /// Called after each poll.
+    Check,
+    /// Called in each round that found nothing else to do.
+    Idle,
+    /// Called in the child of a fork.
+    Fork,
+    /// Called after a signal.
+    Signal,
+    /// Looked at after SIGCHLD.
+    Child,
+}
+
+const LISTS: usize = 6;
+
 /// A thread's book of what its rounds have to do.
 #[derive(Default)]
 pub(super) struct Rounds {
     iteration: Cell<u64>,
-    /// How many entries all lists but `runners` have.
+    /// How many entries there are in all lists but `runners`.
     busy: Cell<usize>,
+    lists: [RefCell<Vec<Py<PyWatcher>>>; LISTS],
     /// Greenlets that wait for the end of a round; with true, the round shall not wait for events.
     ticks: RefCell<Vec<(Waker, bool)>>,
     /// Greenlets that wait until the hub has nothing left.
@@ -30,8 +53,7 @@ fn with<R>(function: impl FnOnce(&Rounds) -> R) -> Option<R> {
     if rounds.is_null() {
         return None;
     }
-    // SAFETY: from `Rc::into_raw`; `end_thread` is the thread's last use. The count is raised as the function may end
-    // the use.
+    // SAFETY: from `Rc::into_raw`, given back by `end_thread` alone. The count is raised, as what runs may call that.
     let rounds = unsafe {
         Rc::increment_strong_count(rounds);
         Rc::from_raw(rounds)
@@ -59,6 +81,33 @@ impl Rounds {
         self.iteration.get()
     }
 
+    /// Enters a watcher into a list.
+    pub(super) fn add(&self, list: List, watcher: &Bound<'_, PyWatcher>) {
+        self.busy.set(self.busy.get() + 1);
+        self.lists[list as usize].borrow_mut().push(watcher.clone().unbind());
+    }
+
+    /// Takes a watcher out of a list.
+    pub(super) fn remove(&self, list: List, watcher: &Bound<'_, PyWatcher>) {
+        let found = {
+            let mut members = self.lists[list as usize].borrow_mut();
+            let place = members.iter().position(|member| member.is(watcher));
+            place.map(|place| members.remove(place))
+        };
+        self.busy.set(self.busy.get() - usize::from(found.is_some()));
+        drop(found);
+    }
+
+    /// Says whether a list has no members.
+    pub(super) fn is_empty(&self, list: List) -> bool {
+        self.lists[list as usize].borrow().is_empty()
+    }
+
+    /// Returns a list's members, to go through while it may change.
+    fn members<'py>(&self, py: Python<'py>, list: List) -> Vec<Bound<'py, PyWatcher>> {
+        self.lists[list as usize].borrow().iter().map(|member| member.bind(py).clone()).collect()
+    }
+
     /// Has the end of the next round wake a greenlet.
     pub(super) fn add_tick(&self, waker: Waker, nowait: bool) {
         self.busy.set(self.busy.get() + 1);
@@ -81,19 +130,36 @@ impl Rounds {
 }
 
 /// Runs before the hub waits for events. Returns true if it shall not wait.
-pub fn before_poll(_py: Python<'_>) -> bool {
+pub fn before_poll(py: Python<'_>) -> bool {
     with(|rounds| {
         rounds.iteration.set(rounds.iteration.get() + 1);
-        rounds.busy.get() != 0 && rounds.ticks.borrow().iter().any(|(_, nowait)| *nowait)
+        if rounds.busy.get() == 0 {
+            return false;
+        }
+        for watcher in rounds.members(py, List::Prepare) {
+            if watcher.get().is_active() {
+                PyWatcher::fire(&watcher, 0);
+            }
+        }
+        !rounds.is_empty(List::Idle) || rounds.ticks.borrow().iter().any(|(_, nowait)| *nowait)
     })
     .unwrap_or(false)
 }
 
 /// Runs after the hub has waited for events, before it acts on them.
-pub fn after_poll(_py: Python<'_>) {
+pub fn after_poll(py: Python<'_>) {
     with(|rounds| {
         if rounds.busy.get() == 0 {
             return;
+        }
+        for watcher in rounds.members(py, List::Signal) {
+            signal::look(&watcher);
+        }
+        for watcher in rounds.members(py, List::Child) {
+            child::look(&watcher);
+        }
+        for watcher in rounds.members(py, List::Check) {
+            PyWatcher::feed_soon(&watcher, 0);
         }
         let ticks = rounds.ticks.take();
         rounds.busy.set(rounds.busy.get() - ticks.len());
@@ -107,8 +173,20 @@ pub fn after_poll(_py: Python<'_>) {
 }
 
 /// Runs when the hub has nothing else to do. Returns true if it did something.
-pub fn idle(_py: Python<'_>) -> bool {
-    false
+pub fn idle(py: Python<'_>) -> bool {
+    with(|rounds| {
+        if rounds.busy.get() == 0 {
+            return false;
+        }
+        let watchers = rounds.members(py, List::Idle);
+        for watcher in &watchers {
+            if watcher.get().is_active() {
+                PyWatcher::fire(watcher, 0);
+            }
+        }
+        !watchers.is_empty()
+    })
+    .unwrap_or(false)
 }
 
 /// Wakes the greenlets that wait for the end of the loop. Returns true if there were any.
@@ -120,14 +198,26 @@ pub fn wake_runners() -> bool {
     .unwrap_or(false)
 }
 
-/// Schedules what is to be told of a fork, in the child.
-pub(super) fn after_fork(_py: Python<'_>, _rounds: &Rounds) {}
+/// Brings the book up to date in the child of a fork.
+pub(super) fn after_fork(py: Python<'_>, rounds: &Rounds, hub: &Hub) {
+    signal::after_fork(hub);
+    child::after_fork(py);
+    for watcher in rounds.members(py, List::Fork) {
+        PyWatcher::feed_soon(&watcher, 0);
+    }
+}
 
 /// Forgets the thread's book: the thread is about to end.
-pub fn end_thread() {
+pub fn end_thread(hub: &Hub) {
     let rounds = ROUNDS.with(|cell| cell.replace(std::ptr::null()));
-    if !rounds.is_null() {
-        // SAFETY: from `Rc::into_raw`, given back once.
-        drop(unsafe { Rc::from_raw(rounds) });
+    if rounds.is_null() {
+        return;
     }
+    // SAFETY: from `Rc::into_raw`, given back once.
+    let rounds = unsafe { Rc::from_raw(rounds) };
+    signal::forget_hub(hub);
+    for list in &rounds.lists {
+        drop(list.take());
+    }
+    rounds.busy.set(0);
 }

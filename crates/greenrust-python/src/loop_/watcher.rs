@@ -13,13 +13,21 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::{PyLoop, attached, io, not_callable, timer};
+use super::rounds::List;
+use super::{PyLoop, attached, child, io, not_callable, signal, stat, timer};
 use crate::gil::Gil;
 
 /// What a watcher watches, with its state in the hub.
 pub(super) enum Kind {
     Io(io::State),
     Timer(timer::State),
+    Signal(signal::State),
+    Child(child::State),
+    Stat(stat::State),
+    /// The rounds of the loop.
+    Turn(List),
+    /// Nothing: it is sent to.
+    Async,
 }
 
 struct Fields {
@@ -96,7 +104,7 @@ impl PyWatcher {
         pass_events: bool,
     ) -> PyResult<()> {
         let fields = &slf.get().fields;
-        fields.owner.get().check()?;
+        fields.owner.get().check_open()?;
         if !callback.is_callable() {
             return Err(not_callable(&callback));
         }
@@ -120,6 +128,11 @@ impl PyWatcher {
         match &fields.kind {
             Kind::Io(state) => io::arm(slf, state)?,
             Kind::Timer(state) => timer::arm(slf, state, state.after()),
+            Kind::Signal(state) => signal::arm(slf, state)?,
+            Kind::Child(state) => child::arm(slf, state)?,
+            Kind::Stat(state) => stat::arm(slf, state),
+            Kind::Turn(list) => fields.owner.get().rounds().add(*list, slf),
+            Kind::Async => {}
         }
         Self::mark_active(slf);
         Ok(())
@@ -160,6 +173,11 @@ impl PyWatcher {
             match &fields.kind {
                 Kind::Io(state) => io::disarm(slf, state),
                 Kind::Timer(state) => timer::disarm(slf, state),
+                Kind::Signal(state) => signal::disarm(slf, state),
+                Kind::Child(state) => child::disarm(slf, state),
+                Kind::Stat(state) => stat::disarm(slf, state),
+                Kind::Turn(list) => fields.owner.get().rounds().remove(*list, slf),
+                Kind::Async => {}
             }
             Self::mark_inactive(slf);
         }
@@ -227,7 +245,8 @@ impl PyWatcher {
     fn details(&self) -> String {
         match &self.fields.kind {
             Kind::Io(state) => state.details(),
-            Kind::Timer(_) => String::new(),
+            Kind::Child(state) => state.details(),
+            _ => String::new(),
         }
     }
 }
@@ -317,7 +336,7 @@ impl PyWatcher {
     #[setter]
     fn set_ref(&self, value: bool) -> PyResult<()> {
         let owner = self.fields.owner.get();
-        owner.check()?;
+        owner.check_open()?;
         if self.fields.keep_alive.replace(value) != value && self.fields.active.get() {
             if value {
                 owner.hold();

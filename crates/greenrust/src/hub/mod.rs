@@ -591,6 +591,16 @@ impl Hub {
         Ok(remote)
     }
 
+    /// Returns the poller's descriptor, which is readable when there are events.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when there is no descriptor left to make a poller.
+    pub fn descriptor(&self) -> IoResult<RawFd> {
+        use std::os::fd::{AsFd, AsRawFd};
+        Ok(self.inner_loop()?.io.borrow().poller().as_fd().as_raw_fd())
+    }
+
     /// Registers a non-blocking socket of ours for its whole life; a second time does nothing.
     ///
     /// # Errors
