@@ -302,7 +302,10 @@ pub fn duration(seconds: f64) -> std::time::Duration {
 /// Gives the hub of a fork's child pollers of its own: it would share, and disturb, the parent's.
 #[pyfunction]
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
-    Ok(host::runtime(py).reinit_after_fork()?)
+    let runtime = host::runtime(py);
+    runtime.reinit_after_fork()?;
+    loop_::after_fork(py, runtime);
+    Ok(())
 }
 
 /// Hands an exception to the hub's `handle_error(context, type, value, traceback)`.

@@ -42,7 +42,7 @@ use crate::hub as py_hub;
 use callback::PyCallback;
 use rounds::Rounds;
 
-pub use rounds::{after_poll, before_poll, end_thread, idle, wake_runners};
+pub use rounds::{after_fork, after_poll, before_poll, end_thread, idle, wake_runners};
 pub use wait::{cancel_wait, wait_watcher};
 pub use watcher::PyWatcher;
 
@@ -348,7 +348,7 @@ impl PyLoop {
             return Ok(());
         }
         self.hub().reinit_after_fork().map_err(|error| exceptions::os_error(&error))?;
-        rounds::after_fork(py, &self.fields.rounds, self.hub());
+        after_fork(py, self.hub());
         Ok(())
     }
 

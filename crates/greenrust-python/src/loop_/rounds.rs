@@ -198,13 +198,15 @@ pub fn wake_runners() -> bool {
     .unwrap_or(false)
 }
 
-/// Brings the book up to date in the child of a fork.
-pub(super) fn after_fork(py: Python<'_>, rounds: &Rounds, hub: &Hub) {
-    signal::after_fork(hub);
-    child::after_fork(py);
-    for watcher in rounds.members(py, List::Fork) {
-        PyWatcher::feed_soon(&watcher, 0);
-    }
+/// Brings the book up to date in the child of a fork, whose hub has been given new descriptors.
+pub fn after_fork(py: Python<'_>, hub: &Hub) {
+    with(|rounds| {
+        signal::after_fork(hub);
+        child::after_fork(py);
+        for watcher in rounds.members(py, List::Fork) {
+            PyWatcher::feed_soon(&watcher, 0);
+        }
+    });
 }
 
 /// Forgets the thread's book: the thread is about to end.
