@@ -8,7 +8,9 @@ The script itself uses only the standard library, and no gevent: what it measure
 
     python scripts/demo.py                                  # with the gevent of this very python
     python scripts/demo.py --python /some/venv/bin/python   # with the gevent of another one
-    python scripts/demo.py --rust target/release/examples   # the same six programs in Rust, already built
+
+    cargo build --release -p greenrust --examples
+    python scripts/demo.py --rust target/release/examples   # the same six programs in Rust
 """
 
 from __future__ import annotations
@@ -424,7 +426,7 @@ PROGRAMS = (
     ),
     Program(
         title="Downloads",
-        shows="Code that knows nothing of greenlets downloads from three slow servers, in turn and then all at once.",
+        shows="Code that looks as if it blocked downloads from three slow servers, in turn and then all at once.",
         python_file="2_monkey_patching.py",
         rust_example="tutorial_2_downloads",
         expected=None,
@@ -540,6 +542,13 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # So it is in a shell's background job, and the programs would inherit it: nothing could stop the web server.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if arguments.rust:
+        missing = [program.rust_example for program in PROGRAMS if not (arguments.rust / program.rust_example).is_file()]
+        if missing:
+            parser.error(
+                f"{arguments.rust} lacks {', '.join(missing)}; `cargo build --release -p greenrust --examples` makes them"
+            )
 
     print(
         "The tutorial's six programs in "

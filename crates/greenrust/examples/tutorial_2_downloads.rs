@@ -10,24 +10,28 @@ use greenrust::{joinall, spawn};
 
 /// Downloads `url`, with calls that look as if they blocked the thread.
 fn fetch(url: &str) -> io::Result<Vec<u8>> {
-    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{url}: {reason}"));
-    let rest = url.strip_prefix("http://").ok_or_else(|| invalid("not an http URL"))?;
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let invalid = |reason| io::Error::new(io::ErrorKind::InvalidData, format!("{url}: {reason}"));
+    let address = url.strip_prefix("http://").ok_or_else(|| invalid("not an http URL"))?;
+    let (host, path) = address.split_once('/').unwrap_or((address, ""));
+    let port = if host.contains(':') { "" } else { ":80" };
 
     println!("{} {url} asked", time_of_day());
-    let mut stream = TcpStream::connect(address)?;
-    // HTTP/1.0: the answer ends where the connection does.
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    // The crate's own TcpStream: that of std::net would stop all greenlets, not just this one.
+    let mut stream = TcpStream::connect(format!("{host}{port}"))?;
+    // HTTP/1.0, since there the answer simply ends where the connection does.
+    let request = format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
 
-    let end_of_head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    let body = answer.split_off(end_of_head.ok_or_else(|| invalid("no answer"))? + 4);
+    // An empty line separates the head of the answer from its body.
+    let end_of_head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or_else(|| invalid("no answer"))?;
+    let body = answer.split_off(end_of_head + 4);
     println!("{} {url} sent {} bytes", time_of_day(), body.len());
     Ok(body)
 }
 
+/// The time in UTC, as the standard library knows no time zones.
 fn time_of_day() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
@@ -51,7 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let jobs: Vec<_> = urls.into_iter().map(|url| spawn(move || fetch(&url))).collect();
     joinall(&jobs);
     for job in jobs {
-        job.get()??; // the greenlet's end, then the download's
+        // Two things may have failed: the greenlet (it panicked or was killed), and in it the download.
+        job.get()??;
     }
     println!("All at once took {:.2} s", start.elapsed().as_secs_f64());
     Ok(())

@@ -22,9 +22,9 @@ fn setter(event: &Event) {
 }
 
 fn main() {
-    // All greenlets of a thread share its memory, so an Rc will do.
+    // Both greenlets own the event. They belong to one thread, so an Rc will do; threads would need an Arc.
     let event = Rc::new(Event::new());
-    let for_waiter = event.clone();
+    let for_waiter = Rc::clone(&event);
 
     joinall(&[spawn(move || waiter(&for_waiter)), spawn(move || setter(&event))]);
 }

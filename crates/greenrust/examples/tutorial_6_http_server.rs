@@ -2,7 +2,7 @@
 //!
 //! Usage: tutorial_6_http_server [PORT]    (8000 unless given; 0 takes any free port)
 
-use std::io;
+use std::error::Error;
 use std::time::Duration;
 
 use greenrust::http_server::{HttpServer, Request, Response};
@@ -24,18 +24,19 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn main() -> io::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     let port = match std::env::args().nth(1) {
-        Some(argument) => argument.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
+        Some(argument) => argument.parse()?,
         None => 8000,
     };
+    // From here on Ctrl+C doesn't end the program: it is noted, for whoever waits for it.
     let mut interrupt = Signal::new(SIGINT)?;
     let server = HttpServer::new(TcpListener::bind(("127.0.0.1", port))?, application)?;
     server.start();
     println!("Serving on http://{} (Ctrl+C stops)", server.local_addr());
 
-    interrupt.wait()?;
-    server.stop(Duration::from_secs(1)); // requests that have begun are answered
+    interrupt.wait()?; // meanwhile the greenlets of the server run
+    server.stop(Duration::from_secs(1)); // requests that have begun get a second to be answered
     println!("Server stopped");
     Ok(())
 }
