@@ -544,11 +544,12 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if arguments.rust:
-        missing = [program.rust_example for program in PROGRAMS if not (arguments.rust / program.rust_example).is_file()]
+        missing = [
+            program.rust_example for program in PROGRAMS if not (arguments.rust / program.rust_example).is_file()
+        ]
         if missing:
-            parser.error(
-                f"{arguments.rust} lacks {', '.join(missing)}; `cargo build --release -p greenrust --examples` makes them"
-            )
+            build = "cargo build --release -p greenrust --examples"
+            parser.error(f"{arguments.rust} lacks {', '.join(missing)}: build them with `{build}`")
 
     print(
         "The tutorial's six programs in "
