@@ -337,18 +337,19 @@ def test_start_response_with_exc_info_replaces_the_status(serve):
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (b"nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/9.9.9\r\n\r\n", 400),
-        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: t\r\n\r\n", 414),
-        (b"GET / HTTP/1.1\r\nHost: t\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(150)) + b"\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", {400}),
+        (b"GET / HTTP/9.9.9\r\n\r\n", {400}),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: t\r\n\r\n", {414}),
+        # RFC 6585, section 5: 431. The real server says 400.
+        (b"GET / HTTP/1.1\r\nHost: t\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(150)) + b"\r\n", {400, 431}),
+        (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n", {400}),
     ],
 )
 def test_bad_request_is_refused_and_the_connection_closed(serve, data, status):
     server = serve(read_body)
     with Client(server) as client:
         client.send(data)
-        assert client.answer()[0] == status
+        assert client.answer()[0] in status
         assert client.at_end()
     with Client(server) as client:
         assert client.get()[0] == 200

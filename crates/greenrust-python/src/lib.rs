@@ -15,6 +15,7 @@ mod local;
 mod lock;
 mod loop_;
 mod lowlevel;
+mod pywsgi;
 mod queue;
 mod socket;
 mod spawn_tree;
@@ -91,5 +92,6 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     keywords.set_item("after_in_child", wrap_pyfunction!(hub::after_fork_in_child, module)?)?;
     py.import("os")?.call_method("register_at_fork", (), Some(&keywords))?;
     loop_::register(module)?;
+    pywsgi::register(module)?;
     Ok(())
 }

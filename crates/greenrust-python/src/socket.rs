@@ -114,6 +114,11 @@ pub struct Deadline {
 }
 
 impl Deadline {
+    /// A deadline that is known.
+    pub fn at(instant: Instant) -> Self {
+        Self { is_known: true, instant: Some(instant) }
+    }
+
     fn get(&mut self, hub: &Hub, timeout: f64) -> Option<Instant> {
         if !self.is_known {
             self.is_known = true;
@@ -179,7 +184,7 @@ impl Socket {
 
     /// Notes that a system call moved less than it was asked for.
     #[inline]
-    fn note_short(self, descriptor: c_int, direction: Direction) {
+    pub fn note_short(self, descriptor: c_int, direction: Direction) {
         let hub = self.extra().hub.get();
         if !hub.is_null() && self.kind() == libc::SOCK_STREAM && std::ptr::eq(hub, Hub::current()) {
             // SAFETY: it is this thread's hub, as was just compared.

@@ -1,0 +1,122 @@
+//! The WSGI environment of a request (PEP 3333, "environ Variables"; RFC 3875 section 4.1).
+//!
+//! Clients that keep a connection send the same fields again and again. So each connection remembers the fields of its
+//! last request with the environment made of them; when both they and the server's own environment are as they were,
+//! the next environment is a copy in which method, path and query are set.
+
+use greenrust::http::{BodyKind, RequestHead, Version};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::text;
+
+/// Fields longer than this are not remembered, bytes.
+const REMEMBERED_BYTES: usize = 4096;
+
+/// An environment to copy.
+pub struct Template {
+    /// The server's own environment as it was.
+    server: Vec<(Py<PyAny>, Py<PyAny>)>,
+    /// What followed the target in the request: version and fields.
+    fields: Vec<u8>,
+    environ: Py<PyDict>,
+}
+
+impl Template {
+    /// Remembers `environ`, which nobody else has seen, as made of the server's environment and a head's fields.
+    pub fn new(server: &Bound<'_, PyDict>, fields: &[u8], environ: Bound<'_, PyDict>) -> Option<Self> {
+        let server = server.iter().map(|(key, value)| (key.unbind(), value.unbind())).collect();
+        (fields.len() <= REMEMBERED_BYTES).then(|| Self { server, fields: fields.to_vec(), environ: environ.unbind() })
+    }
+
+    /// Returns the remembered environment if it would be made of these parts again.
+    pub fn find<'py>(&self, server: &Bound<'py, PyDict>, fields: &[u8]) -> Option<&Py<PyDict>> {
+        let is_same = self.fields == fields
+            && self.server.len() == server.len()
+            && server.iter().zip(&self.server).all(|((key, value), known)| key.is(&known.0) && value.is(&known.1));
+        is_same.then_some(&self.environ)
+    }
+
+    /// Shows the garbage collector what is held.
+    pub fn traverse(&self, visit: &pyo3::gc::PyVisit<'_>) -> Result<(), pyo3::gc::PyTraverseError> {
+        for (key, value) in &self.server {
+            visit.call(key)?;
+            visit.call(value)?;
+        }
+        visit.call(&self.environ)
+    }
+}
+
+/// The string of a method; common ones are made once.
+pub fn method<'py>(py: Python<'py>, method: &[u8]) -> Bound<'py, PyString> {
+    match method {
+        b"GET" => intern!(py, "GET").clone(),
+        b"POST" => intern!(py, "POST").clone(),
+        b"HEAD" => intern!(py, "HEAD").clone(),
+        b"PUT" => intern!(py, "PUT").clone(),
+        b"DELETE" => intern!(py, "DELETE").clone(),
+        b"PATCH" => intern!(py, "PATCH").clone(),
+        b"OPTIONS" => intern!(py, "OPTIONS").clone(),
+        other => text::latin1(py, other),
+    }
+}
+
+/// The string of a version.
+pub fn version(py: Python<'_>, version: Version) -> &Bound<'_, PyString> {
+    match version {
+        Version::Http10 => intern!(py, "HTTP/1.0"),
+        Version::Http11 => intern!(py, "HTTP/1.1"),
+    }
+}
+
+/// Sets PATH_INFO, percent-decoded, and QUERY_STRING, as sent.
+pub fn set_path(environ: &Bound<'_, PyDict>, path: &[u8], query: &[u8]) -> PyResult<()> {
+    let py = environ.py();
+    environ.set_item(intern!(py, "PATH_INFO"), text::latin1(py, &text::percent_decode(path)))?;
+    environ.set_item(intern!(py, "QUERY_STRING"), text::latin1(py, query))
+}
+
+/// Sets the variables of a head's fields.
+pub fn set_fields(environ: &Bound<'_, PyDict>, head: RequestHead<'_>) -> PyResult<()> {
+    let py = environ.py();
+    for header in head.headers() {
+        if let Some(key) = text::environ_key(py, header.name) {
+            add_field(environ, key, text::latin1(py, header.value))?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets the variable of one field; the values of several of one name are joined (RFC 9110 section 5.3; cookies by a
+/// semicolon, RFC 9113 section 8.2.3).
+pub fn add_field(environ: &Bound<'_, PyDict>, key: Bound<'_, PyString>, value: Bound<'_, PyString>) -> PyResult<()> {
+    let py = environ.py();
+    let before = environ.len();
+    // SAFETY: three live objects; the result is borrowed from the dictionary, or null with an exception set.
+    let there = unsafe {
+        let there = ffi::PyDict_SetDefault(environ.as_ptr(), key.as_ptr(), value.as_ptr());
+        Bound::from_borrowed_ptr_or_err(py, there)?
+    };
+    if environ.len() != before {
+        return Ok(());
+    }
+    if key.is(intern!(py, "CONTENT_TYPE")) || key.is(intern!(py, "CONTENT_LENGTH")) {
+        return Ok(());
+    }
+    let is_cookie = key.is(intern!(py, "HTTP_COOKIE"));
+    let separator = if is_cookie { intern!(py, "; ") } else { intern!(py, ",") };
+    environ.set_item(key, there.add(separator)?.add(value)?)
+}
+
+/// Whether `wsgi.input` is to be the connection itself: the request asks to leave HTTP.
+pub fn asks_for_upgrade(head: RequestHead<'_>) -> bool {
+    head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"upgrade"))
+        || head.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Whether the request's environment may be remembered: it has no body, whose object differs each time.
+pub fn is_repeatable(head: RequestHead<'_>) -> bool {
+    matches!(head.body_kind(), BodyKind::None | BodyKind::Length(0)) && !asks_for_upgrade(head)
+}

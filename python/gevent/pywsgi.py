@@ -1,0 +1,386 @@
+"""A WSGI server for HTTP/1.1 (PEP 3333, RFC 9112).
+
+The life of a request is native: `gevent._greenrust.WSGIHandler`. Here are the server, what is run rarely, and what
+logs and prints.
+"""
+import argparse
+import errno
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import client
+from typing import Any
+
+from gevent import monkey, socket, version_info
+from gevent._greenrust import GreenletExit, set_pywsgi_classes
+from gevent._greenrust import WSGIHandler as _NativeHandler
+from gevent.hub import get_hub
+from gevent.server import StreamServer
+
+__all__ = ["WSGIServer", "WSGIHandler", "LoggingLogAdapter", "Environ", "SecureEnviron", "WSGISecureEnviron"]
+
+#: The longest request line, in bytes; a longer one is answered by 414.
+MAX_REQUEST_LINE = 8192
+
+#: Status, headers and body of the responses to errors, by status code.
+_ERRORS: dict[int, tuple[str, list[tuple[str, str]], bytes]] = {
+    code: (status, [("Content-Type", "text/plain"), ("Connection", "close"), ("Content-Length", str(len(body)))], body)
+    for code, status, body in (
+        (400, "400 Bad Request", b""),
+        (500, "500 Internal Server Error", b"Internal Server Error"),
+    )
+}
+
+
+class _InvalidClientInput(IOError):
+    """The body of a request is malformed: what follows on the connection can't be understood."""
+
+
+class _InvalidClientRequest(ValueError):
+    """The head of a request is refused.
+
+    *message* is for the log; `status_code` is that of the response.
+    """
+
+    status_code = 400
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.formatted_message = message
+
+
+class OldMessage(client.HTTPMessage):
+    """The fields of a request: `http.client.HTTPMessage` with the older names that handlers use."""
+
+    status = ""
+
+    def getheader(self, name: str, default: Any = None) -> Any:
+        """Return the value of the first field *name*, or *default*."""
+        return self.get(name, default)
+
+    @property
+    def headers(self) -> Iterator[str]:
+        """The fields as lines."""
+        return (f"{name}: {value}\r\n" for name, value in self.items())
+
+    @property
+    def typeheader(self) -> str | None:
+        """The value of Content-Type."""
+        return self.get("content-type")
+
+
+def headers_factory(fp: Any, *args: Any) -> OldMessage:
+    """Read the fields of a head from the file *fp* and return them."""
+    try:
+        return client.parse_headers(fp, _class=OldMessage)
+    except client.LineTooLong:
+        message = OldMessage()
+        message.status = "Line too long"
+        return message
+
+
+class WSGIHandler(_NativeHandler):
+    """Serves the requests of one connection: ``WSGIHandler(socket, address, server).handle()``.
+
+    Subclasses override steps of it. A step that no subclass overrides runs without a Python frame.
+    """
+
+    protocol_version = "HTTP/1.1"
+
+    #: What is raised when an application breaks the rules.
+    ApplicationError = AssertionError
+
+    #: Error numbers of sockets that mean no more than that the client has gone: they are not reported.
+    ignored_socket_errors = (errno.EPIPE, errno.ECONNRESET)
+
+    _print_unexpected_exc = staticmethod(traceback.print_exc)
+
+    def MessageClass(self, *args: Any) -> Any:
+        """Make the object that `headers` is, of a file with the fields."""
+        return headers_factory(*args)
+
+    def log_error(self, msg: str, *args: Any) -> None:
+        """Write *msg*, formatted with *args* if there are any, to the server's error log."""
+        message = msg
+        if args:
+            try:
+                message = msg % args
+            except Exception:
+                self._print_unexpected_exc()
+                message = f"{msg!r} {args!r}"
+        try:
+            self.server.error_log.write(f"{self.socket}: {message}\n")
+        except Exception:
+            self._print_unexpected_exc()
+
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        """Report an exception of the application, and answer by 500 if nothing was sent yet. Switches."""
+        self._log_error(t, v, tb)
+        del v, tb
+        self._send_error_response_if_possible(500)
+
+    def _log_error(self, t: Any, v: Any, tb: Any) -> None:
+        if issubclass(t, GreenletExit):
+            return
+        context = self.environ
+        secure = self.server.secure_environ_class
+        if not isinstance(context, secure):
+            context = secure(context or {})
+        get_hub().handle_error(context, t, v, tb)
+
+    def _send_error_response_if_possible(self, error_code: int) -> None:
+        if self.response_length:
+            self.close_connection = True
+            return
+        status, headers, body = _ERRORS[error_code]
+        try:
+            self.start_response(status, headers[:])
+            self.write(body)
+        except OSError:
+            self.close_connection = True
+
+    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
+        """Log what the client did wrong and return the status and bytes of the answer."""
+        if not isinstance(ex, ValueError | _InvalidClientInput):
+            traceback.print_exc()
+        if isinstance(ex, _InvalidClientRequest):
+            self.log_error("(from %s) %s", self.client_address, ex.formatted_message)
+        else:
+            self.log_error("Invalid request (from %s): %s", self.client_address, str(ex) or type(ex).__name__)
+        code = getattr(ex, "status_code", 400)
+        head = f"HTTP/1.1 {code} {client.responses.get(code, '')}\r\nConnection: close\r\nContent-length: 0\r\n\r\n"
+        return str(code), head.encode("ascii")
+
+
+class _NoopLog:
+    """A log that writes nothing, with the methods that a WSGI validator looks for."""
+
+    def write(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def writelines(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+
+class LoggingLogAdapter:
+    """Makes a `logging.Logger` a log of a server: what is written becomes a record of *level*.
+
+    All else that is asked of it is asked of the logger. Loggers take locks: patch the threading module before
+    handlers are made, else a thread that holds one stops the hub.
+    """
+
+    __slots__ = ("_level", "_logger")
+
+    def __init__(self, logger: Any, level: int = 20) -> None:
+        object.__setattr__(self, "_logger", logger)
+        object.__setattr__(self, "_level", level)
+
+    def write(self, msg: str) -> None:
+        """Log *msg* without the line feed at its end."""
+        self._logger.log(self._level, msg.removesuffix("\n"))
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Log each of *lines*."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in LoggingLogAdapter.__slots__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._logger, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._logger, name)
+
+
+class Environ(dict[str, Any]):
+    """A dictionary for WSGI environments. Pickling and deep copies give plain dictionaries."""
+
+    __slots__ = ()
+
+    def copy(self) -> "Environ":
+        """Return a shallow copy of the same class."""
+        return type(self)(self)
+
+    def iteritems(self) -> Any:
+        """Return the items."""
+        return self.items()
+
+    def __reduce_ex__(self, proto: Any) -> Any:
+        return dict, (), None, None, iter(self.items())
+
+
+class SecureEnviron(Environ):
+    """An environment whose repr shows no values but those of the keys in `whitelist_keys`.
+
+    `secure_repr`, `whitelist_keys` and `print_masked_keys` can be set on an object; a class gives what they are else by
+    `default_secure_repr`, `default_whitelist_keys` and `default_print_masked_keys`.
+    """
+
+    default_secure_repr = True
+    default_whitelist_keys: Any = ()
+    default_print_masked_keys = True
+
+    __slots__ = ("print_masked_keys", "secure_repr", "whitelist_keys")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SecureEnviron.__slots__:
+            return getattr(type(self), f"default_{name}")
+        raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        if not self.secure_repr:
+            return dict.__repr__(self)
+        shown = self.whitelist_keys
+        if not shown:
+            return f"<pywsgi.SecureEnviron dict (keys: {len(self)}) at {id(self)}>"
+        visible = {key: value for key, value in self.items() if key in shown}
+        if self.print_masked_keys:
+            return repr({key: visible.get(key, "<MASKED>") for key in self})
+        hidden = len(self) - len(visible)
+        text = repr(visible)
+        return f"{text[:-1]}, (hidden keys: {hidden})}}" if hidden else text
+
+    __str__ = __repr__
+
+
+class WSGISecureEnviron(SecureEnviron):
+    """Shows who sent a request and to which host."""
+
+    default_whitelist_keys = ("REMOTE_ADDR", "REMOTE_PORT", "HTTP_HOST")
+    default_print_masked_keys = False
+
+
+class WSGIServer(StreamServer):
+    """Serves *application* on *listener*, a greenlet for each connection; with *ssl_args*, over TLS.
+
+    *log* gets a line for each request, *error_log* what clients do wrong, and is `wsgi.errors`: objects with a method
+    `write`, or loggers; None writes nothing; the default is sys.stderr. *handler_class* is called with a socket, the
+    address of the client and the server, and returns an object with a method `handle`. *environ* is added to the
+    environment of each request. *backlog* and *spawn* are those of `StreamServer`.
+
+    Raises what `StreamServer` does. Making a server does not switch.
+    """
+
+    handler_class: Any = WSGIHandler
+
+    #: Where the requests are logged. Never None.
+    log: Any = None
+    #: Where errors are logged. Never None.
+    error_log: Any = None
+
+    #: The class of environments that applications are given. PEP 3333 wants a plain dict.
+    environ_class: Any = dict
+    #: The class of environments that errors are reported with.
+    secure_environ_class: Any = WSGISecureEnviron
+
+    base_env: Mapping[str, Any] = {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": "gevent/{}.{} Python/{}.{}".format(*version_info[:2], *sys.version_info[:2]),
+        "SCRIPT_NAME": "",
+        "wsgi.version": (1, 0),
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+
+    application: Any
+    environ: Any
+
+    def __init__(self, listener: Any, application: Callable[..., Any] | None = None, backlog: int | None = None,
+                 spawn: Any = "default", log: Any = "default", error_log: Any = "default",
+                 handler_class: Any = None, environ: Any = None, **ssl_args: Any) -> None:
+        if "handle" in ssl_args:
+            warnings.warn("'handle' takes the place of WSGIServer.handle; an application is given as 'application'",
+                          DeprecationWarning, stacklevel=2)
+        super().__init__(listener, backlog=backlog, spawn=spawn, **ssl_args)
+        if application is not None:
+            self.application = application
+        if handler_class is not None:
+            self.handler_class = handler_class
+        self.log = _as_log(log, 20)
+        self.error_log = _as_log(error_log, 40)
+        self.set_environ(environ)
+        self.set_max_accept()
+
+    def set_environ(self, environ: Any = None) -> None:
+        """Make the environment that each request begins with, of `base_env` and *environ*."""
+        added = environ if environ is not None else getattr(self, "environ", None)
+        self.environ = self.environ_class(self.base_env)
+        self.environ["wsgi.url_scheme"] = "https" if self.ssl_enabled else "http"
+        if added is not None:
+            self.environ.update(added)
+        if self.environ.get("wsgi.errors") is None:
+            self.environ["wsgi.errors"] = self.error_log
+
+    def set_max_accept(self) -> None:
+        """Accept one connection at a time if other processes accept from the same socket."""
+        if self.environ.get("wsgi.multiprocess"):
+            self.max_accept = 1
+
+    def get_environ(self) -> Any:
+        """Return the environment that a request begins with."""
+        return self.environ_class(self.environ)
+
+    def init_socket(self) -> None:
+        """Make the listening socket, if the server was given an address."""
+        super().init_socket()
+        self.update_environ()
+
+    def update_environ(self) -> None:
+        """Set SERVER_NAME and SERVER_PORT by the address that the server is bound to. May switch."""
+        address = self.address
+        if not isinstance(address, tuple):
+            self.environ.setdefault("SERVER_NAME", "")
+            self.environ.setdefault("SERVER_PORT", "")
+            return
+        if "SERVER_NAME" not in self.environ:
+            try:
+                self.environ["SERVER_NAME"] = socket.getfqdn(address[0])
+            except OSError:
+                self.environ["SERVER_NAME"] = str(address[0])
+        self.environ.setdefault("SERVER_PORT", str(address[1]))
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """Serve a connection to its end. Switches."""
+        self.handler_class(sock, address, self).handle()
+
+
+def _as_log(log: Any, level: int) -> Any:
+    if isinstance(log, str) and log == "default":
+        return sys.stderr
+    if log is None:
+        return _NoopLog()
+    if not hasattr(log, "write") and hasattr(log, "log"):
+        return LoggingLogAdapter(log, level)
+    return log
+
+
+set_pywsgi_classes(WSGIHandler, WSGIServer, _NoopLog, _InvalidClientRequest, _InvalidClientInput)
+
+
+def _main() -> None:
+    monkey.patch_all()
+    parser = argparse.ArgumentParser(prog="python -m gevent.pywsgi", description="Serve a WSGI application.")
+    parser.add_argument("app", help="module:callable")
+    parser.add_argument("-b", "--bind", default=":8080", help="the address to listen on (default %(default)s)")
+    arguments = parser.parse_args()
+    module, _, name = arguments.app.partition(":")
+    application = getattr(importlib.import_module(module), name)
+    WSGIServer(arguments.bind, application).serve_forever()
+
+
+if __name__ == "__main__":
+    _main()
