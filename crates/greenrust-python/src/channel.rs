@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use greenrust::channel::Channel;
+use greenrust::hub::WaitingFor;
 use greenrust::wait_queue::WaitError;
 use pyo3::exceptions::{PyStopIteration, PyValueError};
 use pyo3::prelude::*;
@@ -38,6 +39,18 @@ impl PyChannel {
             }
         }
         text
+    }
+}
+
+/// Gives the getter its turn before the putter goes on: who is handed an item is the first to run.
+fn let_getter_run(py: Python<'_>) -> PyResult<()> {
+    match py_hub::ensure(py)?.begin_park(WaitingFor::Turn) {
+        Ok(waker) => {
+            waker.unpark();
+            host::park(py, py_hub::ensure(py)?, &waker, None, true).map(drop)
+        }
+        // The hub never waits.
+        Err(_) => Ok(()),
     }
 }
 
@@ -83,12 +96,12 @@ impl PyChannel {
     /// put(item, block=True, timeout=None)
     ///
     /// Gives *item* to a greenlet that gets it; waits for one, at most *timeout* seconds (a float), unless *block* is
-    /// false. Raises Full if none came. Switches only if nobody waits to get.
+    /// false. Raises Full if none came. Switches unless *block* is false; the getter runs first.
     #[pyo3(signature = (item, block=Truth(true), timeout=None))]
     fn put(&self, py: Python<'_>, item: Py<PyAny>, block: Truth, timeout: Option<f64>) -> PyResult<()> {
         let mut item = Some(item);
         if self.channel.try_put_core(&mut item) {
-            return Ok(());
+            return if block.0 { let_getter_run(py) } else { Ok(()) };
         }
         if !block.0 {
             return Err(queue::full(py));

@@ -36,6 +36,11 @@ impl Links {
         self.callbacks.borrow().len()
     }
 
+    /// Returns the hub in which they are called, if something was ever linked.
+    pub fn home(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.home.borrow().as_ref().map(|home| home.clone_ref(py))
+    }
+
     /// Adds a callback.
     ///
     /// # Errors
@@ -88,7 +93,7 @@ impl Links {
         if this.is_empty() || this.is_scheduled.get() {
             return;
         }
-        let Some(home) = this.home.borrow().as_ref().map(|home| home.clone_ref(py)) else { return };
+        let Some(home) = this.home(py) else { return };
         this.is_scheduled.set(true);
         let owner = owner.clone().unbind();
         py_hub::call_soon(home.bind(py), move |py| {

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
+use greenrust::hub::Hub;
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -34,19 +35,26 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(all_local_dicts_for_greenlet, module)?)
 }
 
+/// No greenlet's address.
+const NOBODY: usize = usize::MAX;
+
 /// The dictionaries of one `local` object.
 struct Dictionaries {
     /// By the address of the greenlet's object, which is its identity until it ends.
     entries: RefCell<HashMap<usize, Py<PyDict>>>,
     /// The entry that was used last: its dictionary is owned by `entries`.
     last: Cell<(usize, *mut ffi::PyObject)>,
-    /// The class of the `local` object, which keeps it alive: what debuggers are shown.
-    class: *mut ffi::PyTypeObject,
+    /// The `local` object, once it was used: what debuggers are shown.
+    owner: Cell<*mut ffi::PyObject>,
 }
 
 impl Dictionaries {
-    fn of(class: &Bound<'_, PyType>) -> Self {
-        Self { entries: RefCell::default(), last: Cell::new((0, std::ptr::null_mut())), class: class.as_type_ptr() }
+    fn new() -> Self {
+        Self {
+            entries: RefCell::default(),
+            last: Cell::new((NOBODY, std::ptr::null_mut())),
+            owner: Cell::new(std::ptr::null_mut()),
+        }
     }
 
     #[inline]
@@ -75,7 +83,7 @@ impl Dictionaries {
     }
 
     fn forget_last(&self) {
-        self.last.set((0, std::ptr::null_mut()));
+        self.last.set((NOBODY, std::ptr::null_mut()));
     }
 }
 
@@ -160,18 +168,19 @@ impl PyLocal {
     /// Returns the running greenlet's dictionary. In a greenlet that has none yet, makes it and calls `__init__`.
     #[inline]
     fn dictionary<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
-        let current = host::current(slf.py());
-        match slf.get().fields.dictionaries.find(slf.py(), current.as_ptr() as usize) {
+        let dictionaries = &slf.get().fields.dictionaries;
+        dictionaries.owner.set(slf.as_ptr());
+        match dictionaries.find(slf.py(), Hub::current().running_host() as usize) {
             Some(dictionary) => Ok(dictionary),
-            None => Self::begin(slf, &current),
+            None => Self::begin(slf),
         }
     }
 
     #[cold]
-    fn begin<'py>(slf: &Bound<'py, Self>, greenlet: &Bound<'py, PyGreenlet>) -> PyResult<Bound<'py, PyDict>> {
+    fn begin<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         let py = slf.py();
         let fields = &slf.get().fields;
-        let dictionary = fields.make(greenlet);
+        let dictionary = fields.make(&host::current(py));
         let class = slf.get_type();
         if has_init(&class) {
             let args = fields.args.borrow().as_ref().map(|args| args.clone_ref(py).into_bound(py));
@@ -220,7 +229,7 @@ impl PyLocal {
             return Err(PyTypeError::new_err("Initialization arguments are not supported"));
         }
         let fields = Fields {
-            dictionaries: Rc::new(Dictionaries::of(cls)),
+            dictionaries: Rc::new(Dictionaries::new()),
             args: RefCell::new(has_arguments.then(|| args.clone().unbind())),
             kwargs: RefCell::new(kwargs.map(|kwargs| kwargs.clone().unbind())),
         };
@@ -353,7 +362,7 @@ impl PyLocal {
     }
 }
 
-/// all_local_dicts_for_greenlet(greenlet) -> [((class, a number for each local object), dictionary)]
+/// all_local_dicts_for_greenlet(greenlet) -> [((class, id of the local object), dictionary)]
 ///
 /// The values that the greenlet has in `local` objects: for debuggers and reports.
 #[pyfunction]
@@ -362,9 +371,11 @@ fn all_local_dicts_for_greenlet<'py>(greenlet: &Bound<'py, PyGreenlet>) -> PyRes
     let found = PyList::empty(py);
     for dictionaries in greenlet.get().locals().all() {
         let Some(dictionary) = dictionaries.find(py, greenlet.as_ptr() as usize) else { continue };
-        // SAFETY: what has an entry belongs to a living object, and that keeps its class alive.
-        let class = unsafe { Bound::from_borrowed_ptr(py, dictionaries.class.cast()) };
-        found.append(((class, Rc::as_ptr(&dictionaries) as usize), dictionary))?;
+        let owner = dictionaries.owner.get();
+        // SAFETY: the object owns what the weak reference found, so it is alive; null if it was never used.
+        if let Some(object) = unsafe { Bound::from_borrowed_ptr_or_opt(py, owner) } {
+            found.append(((object.get_type(), owner as usize), dictionary))?;
+        }
     }
     Ok(found)
 }

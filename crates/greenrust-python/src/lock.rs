@@ -155,6 +155,12 @@ impl PySemaphore {
         Ok(())
     }
 
+    /// The hub in which links are called; None if nothing was linked. Any thread may use the semaphore.
+    #[getter]
+    fn hub(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.fields.links.home(py)
+    }
+
     /// How many permits are free.
     #[getter]
     fn counter(&self) -> usize {
