@@ -42,6 +42,8 @@ UNSAFE_FILES: dict[str, str] = {
     f"{BINDING}/greenlet.rs": "owned and borrowed object pointers",
     f"{BINDING}/host.rs": "the current greenlet of the thread, as a borrowed pointer",
     f"{BINDING}/hub.rs": "thread-local pointers to the hub object",
+    f"{BINDING}/local.rs": "descriptors called by their slots, and the dictionary that was used last",
+    f"{BINDING}/queue.rs": "a store that knows the queue object which it is a part of",
     f"{BINDING}/loop_/child.rs": "system calls on processes",
     f"{BINDING}/loop_/mod.rs": "the hub of the loop's thread, and Python inside the hub's calls",
     f"{BINDING}/loop_/rounds.rs": "the thread's book, by a thread-local pointer",
