@@ -14,6 +14,8 @@ from gevent._greenrust import (
     GreenletExit,
     get_hub,
     getcurrent,
+    getswitchinterval,
+    setswitchinterval,
     sleep,
     spawn_raw,
 )
@@ -66,8 +68,6 @@ version_info = _VersionInfo(26, 9, 0, "final", 0)
 
 spawn = Greenlet.spawn
 spawn_later = Greenlet.spawn_later
-getswitchinterval = sys.getswitchinterval
-setswitchinterval = sys.setswitchinterval
 
 
 def _register_lowlevel() -> None:

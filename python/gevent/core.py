@@ -4,7 +4,7 @@ There is one kind of loop, on the system's own poller; the names of libev's back
 """
 import time as _time
 
-from gevent._greenrust import loop
+from gevent._greenrust import async_, callback, check, child, fork, idle, io, loop, prepare, signal, stat, timer, watcher
 
 __all__ = [
     "get_version",
@@ -14,6 +14,18 @@ __all__ = [
     "embeddable_backends",
     "time",
     "loop",
+    "async_",
+    "callback",
+    "check",
+    "child",
+    "fork",
+    "idle",
+    "io",
+    "prepare",
+    "signal",
+    "stat",
+    "timer",
+    "watcher",
 ]
 
 #: What an `io` watcher waits for.

@@ -17,6 +17,7 @@ mod io;
 mod rounds;
 mod signal;
 mod stat;
+mod switch_interval;
 mod timer;
 mod turns;
 mod wait;
@@ -113,6 +114,7 @@ fn is_main_thread(py: Python<'_>) -> bool {
 impl PyLoop {
     /// Makes the loop object of the calling thread's hub.
     pub fn for_thread(py: Python<'_>) -> Self {
+        switch_interval::apply(py, host::runtime(py));
         Self::make(py, None, false)
     }
 
@@ -687,5 +689,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<turns::PyIdle>()?;
     module.add_class::<turns::PyFork>()?;
     module.add_class::<turns::PyAsync>()?;
+    switch_interval::register(module)?;
     wait::register(module)
 }
