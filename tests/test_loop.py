@@ -1,4 +1,5 @@
 """The loop interface: watchers and callbacks."""
+import gc
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import gevent.queue
 import gevent.socket
 import pytest
 from gevent.hub import get_hub
+from implementation import run_script
 
 
 @pytest.fixture
@@ -182,3 +184,86 @@ def test_error_in_a_callback_is_printed_and_the_others_run(loop, errors):
     gevent.sleep(0)
     assert order == [1]
     assert "ZeroDivisionError" in errors.getvalue()
+
+
+def test_private_loop_runs_until_its_own_watchers_are_done():
+    order = []
+    private = gevent.config.loop(default=False)
+    private.run()  # nothing to wait for
+    with private.timer(0.001) as timer, get_hub().loop.timer(1000) as other:
+        other.start(int)
+        timer.start(order.append, "timer")
+        private.run_callback(order.append, "callback")
+        private.run()
+    assert order == ["callback", "timer"]
+    private.destroy()
+    with pytest.raises(ValueError, match="destroyed"):
+        private.run_callback(int)
+
+
+def test_run_with_nowait_does_not_wait(loop):
+    with loop.timer(1000) as timer, gevent.Timeout(5):
+        timer.start(int)
+        loop.run(nowait=True)
+
+
+def test_two_watchers_of_one_child_are_both_told(loop):
+    pid = gevent.fork()
+    if not pid:
+        os._exit(5)
+    with loop.child(pid) as one, loop.child(pid) as two:
+        waiters = [gevent.spawn(get_hub().wait, watcher) for watcher in (one, two)]
+        gevent.joinall(waiters, timeout=5, raise_error=True)
+        assert [os.waitstatus_to_exitcode(watcher.rstatus) for watcher in (one, two)] == [5, 5]
+
+
+def test_stat_watcher_tells_of_a_change_and_of_the_end(tmp_path):
+    # In a process of its own, as the real gevent keeps a descriptor for it.
+    run_script(f"""
+        import gevent, pathlib
+        path = pathlib.Path({str(tmp_path / "watched")!r})
+        path.write_bytes(b"")
+        hub = gevent.get_hub()
+        with hub.loop.stat(str(path), interval=0.11) as stat:
+            gevent.spawn_later(0.001, path.write_bytes, b"content")
+            hub.wait(stat)
+            assert stat.prev.st_size == 0 and stat.attr.st_size == 7
+            gevent.spawn_later(0.001, path.unlink)
+            hub.wait(stat)
+            assert stat.attr is None and stat.prev.st_size == 7
+    """)
+
+
+def test_fork_watcher_is_called_in_the_child_only(loop):
+    read, write = os.pipe()
+    with loop.fork(ref=False) as watcher:
+        watcher.start(lambda: os.write(write, str(os.getpid()).encode()))
+        pid = gevent.fork()
+        if not pid:
+            try:
+                gevent.sleep(0.001)
+                gevent.sleep(0.001)
+            finally:
+                os._exit(0)
+        gevent.os.waitpid(pid, 0)
+        gevent.sleep(0.001)
+    os.close(write)
+    assert os.read(read, 100) == str(pid).encode()
+    os.close(read)
+
+
+def test_closing_fd_ends_the_waits_for_it(loop):
+    a, b = gevent.socket.socketpair()
+    with a, b, loop.io(a.fileno(), 1) as watcher:
+        waiter = gevent.spawn(get_hub().wait, watcher)
+        gevent.sleep(0)
+        assert loop.closing_fd(a.fileno())
+        assert waiter.join(timeout=5) is None and waiter.successful()
+
+
+def test_started_watcher_lives_without_a_reference(loop):
+    order = []
+    loop.timer(0.001).start(order.append, 1)
+    gc.collect()
+    gevent.sleep(0.005)
+    assert order == [1]

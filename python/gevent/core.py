@@ -4,7 +4,21 @@ There is one kind of loop, on the system's own poller; the names of libev's back
 """
 import time as _time
 
-from gevent._greenrust import async_, callback, check, child, fork, idle, io, loop, prepare, signal, stat, timer, watcher
+from gevent._greenrust import (
+    async_,
+    callback,
+    check,
+    child,
+    fork,
+    idle,
+    io,
+    loop,
+    prepare,
+    signal,
+    stat,
+    timer,
+    watcher,
+)
 
 __all__ = [
     "get_version",
