@@ -438,3 +438,378 @@ def test_subclass_of_the_handler_is_used(serve):
 
     with Client(serve(application, handler_class=Handler)) as client:
         assert client.get()[2] == b"yes"
+
+
+# -- handlers -----------------------------------------------------------------------------------------------
+
+
+def test_every_overridden_step_is_called(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    steps = [
+        "handle_one_request", "read_requestline", "read_request", "get_environ", "handle_one_response",
+        "run_application", "start_response", "process_result", "write", "finalize_headers", "log_request",
+        "format_request",
+    ]
+    called = []
+
+    def overriding(name):
+        def method(self, *args):
+            called.append(name)
+            return getattr(WSGIHandler, name)(self, *args)
+
+        return method
+
+    handler = type("Handler", (WSGIHandler,), {name: overriding(name) for name in steps})
+    log = io.StringIO()
+    with Client(serve(hello, handler_class=handler, log=log)) as client:
+        for _ in range(2):
+            status, headers, body = client.get("/x?y")
+            assert (status, body, headers["content-length"]) == (200, b"hello", "5")
+    assert [name for name in steps if called.count(name) < 2] == []
+    assert '"GET /x?y HTTP/1.1" 200' in log.getvalue()
+
+
+@pytest.mark.parametrize("step", ["read_requestline", "read_request", "process_result", "write", "finalize_headers"])
+def test_one_overridden_step_leaves_the_others_as_they_are(serve, step):
+    from gevent.pywsgi import WSGIHandler
+
+    called = []
+
+    def method(self, *args):
+        called.append(step)
+        return getattr(WSGIHandler, step)(self, *args)
+
+    def application(environ, start_response):
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", [("X-Path", environ["PATH_INFO"])])
+        return [body, b"!"]
+
+    with Client(serve(application, handler_class=type("Handler", (WSGIHandler,), {step: method}))) as client:
+        for path in ("/1", "/2"):
+            client.send(b"POST %s HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nab" % path.encode())
+            status, headers, body = client.answer()
+            assert (status, headers["x-path"], body) == (200, path, b"ab!")
+    assert len(called) >= 2
+
+
+def test_handler_shows_the_request_to_its_log(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    seen = []
+
+    class Handler(WSGIHandler):
+        def get_environ(self):
+            environ = super().get_environ()
+            environ["RAW_URI"] = self.path
+            return environ
+
+        def log_request(self):
+            seen.append((
+                self.command, self.path, self.request_version, self.requestline.strip(), self.status,
+                dict(self.headers.items())["X-A"], dict(self.response_headers)[b"X-B"], self.environ["RAW_URI"],
+                self.response_length > 5, self.time_finish >= self.time_start > 0,
+            ))
+
+    def application(environ, start_response):
+        start_response("201 Made", [("X-B", "b")])
+        return [b"hello"]
+
+    with Client(serve(application, handler_class=Handler)) as client:
+        assert client.get("/p%20q", ["X-A: a"])[0] == 201
+    line = "GET /p%20q HTTP/1.1"
+    assert seen == [("GET", "/p%20q", "HTTP/1.1", line, b"201 Made", "a", b"b", "/p%20q", True, True)]
+
+
+def test_handler_can_change_path_and_response_headers(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    class Handler(WSGIHandler):
+        def read_request(self, raw_requestline):
+            result = super().read_request(raw_requestline)
+            self.path = "/changed?q"
+            return result
+
+        def start_response(self, status, headers, exc_info=None):
+            result = super().start_response(status, headers, exc_info)
+            self.response_headers.append((b"X-More", b"yes"))
+            return result
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [f"{environ['PATH_INFO']} {environ['QUERY_STRING']}".encode()]
+
+    with Client(serve(application, handler_class=Handler)) as client:
+        for _ in range(2):
+            _, headers, body = client.get("/asked")
+            assert (headers["x-more"], body) == ("yes", b"/changed q")
+
+
+def test_line_before_the_request_can_be_read_by_a_handler(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    class ProxyProtocol(WSGIHandler):
+        """HAProxy's protocol: a line that tells the client's address precedes the first request."""
+
+        def read_requestline(self):
+            line = super().read_requestline()
+            if line.startswith("PROXY "):
+                self.client_address = (line.split()[2], 1)
+                line = super().read_requestline()
+            return line
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["REMOTE_ADDR"].encode()]
+
+    with Client(serve(application, handler_class=ProxyProtocol)) as client:
+        client.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert client.answer()[2] == b"192.0.2.7"
+
+
+def test_client_error_is_answered_as_the_handler_says(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    seen = []
+
+    class Handler(WSGIHandler):
+        def _handle_client_error(self, ex):
+            seen.append(ex)
+            return "418", b"HTTP/1.1 418 Teapot\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+    with Client(serve(hello, handler_class=Handler)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n")
+        assert client.answer()[0] == 418
+        assert client.at_end()
+    assert isinstance(seen[0], ValueError)
+
+
+def test_handle_error_runs_within_the_exception(serve):
+    import sys
+
+    from gevent.pywsgi import WSGIHandler
+
+    seen = []
+
+    class Handler(WSGIHandler):
+        def handle_error(self, t, v, tb):
+            seen.append((t, sys.exc_info()[1] is v, tb is not None))
+            self._send_error_response_if_possible(500)
+
+    def application(environ, start_response):
+        raise KeyError("x")
+
+    with Client(serve(application, handler_class=Handler)) as client:
+        assert client.get()[0] == 500
+    assert seen == [(KeyError, True, True)]
+
+
+def test_upgraded_connection_is_the_applications(serve):
+    from gevent.pywsgi import WSGIHandler
+
+    class Echo(WSGIHandler):
+        def run_application(self):
+            self.start_response("101 Switching Protocols", [("Upgrade", "echo"), ("Connection", "Upgrade")])
+            self.write(b"")
+            self.close_connection = True
+            assert self.environ["wsgi.input"] is self.rfile
+            for line in iter(self.rfile.readline, b"\n"):
+                self.socket.sendall(line.upper())
+
+    with Client(serve(hello, handler_class=Echo)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nfirst\n")
+        status, headers, _ = client.answer(head_only=True)
+        assert status == 101 and "transfer-encoding" not in headers and "content-length" not in headers
+        assert client.file.readline() == b"FIRST\n"
+        client.send(b"second\n\n")
+        assert client.file.readline() == b"SECOND\n"
+        assert client.at_end()
+
+
+# -- environments and bodies --------------------------------------------------------------------------------
+
+
+def test_environment_is_new_for_each_request(serve):
+    def application(environ, start_response):
+        seen = environ.get("mine", "none")
+        environ["mine"] = "left behind"
+        environ["HTTP_X_A"] = "changed"
+        start_response("200 OK", [])
+        return [seen.encode()]
+
+    server = serve(application)
+    with Client(server) as client:
+        for _ in range(3):
+            assert client.get("/", ["X-A: a"])[2] == b"none"
+
+
+def test_environment_follows_the_server_and_the_fields_of_each_request(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        keys = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "HTTP_X_A", "added")
+        return [repr([environ.get(key) for key in keys]).encode()]
+
+    server = serve(application)
+    with Client(server) as client:
+        expected = [
+            ("/1?q", ["X-A: a"], ["GET", "/1", "q", "a", None]),
+            ("/2", ["X-A: a"], ["GET", "/2", "", "a", None]),
+            ("/3", ["X-A: b"], ["GET", "/3", "", "b", None]),
+            ("/4", [], ["GET", "/4", "", None, None]),
+        ]
+        for path, fields, values in expected:
+            assert client.get(path, fields)[2] == repr(values).encode()
+        server.environ["added"] = "later"
+        assert client.get("/5", [])[2] == repr(["GET", "/5", "", None, "later"]).encode()
+        client.send(b"DELETE /6 HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert client.answer()[2] == repr(["DELETE", "/6", "", None, "later"]).encode()
+
+
+def test_cookies_are_joined_by_semicolons(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["HTTP_COOKIE"].encode()]
+
+    with Client(serve(application)) as client:
+        assert client.get("/", ["Cookie: a=1", "Cookie: b=2"])[2] == b"a=1; b=2"
+
+
+def test_slow_body_does_not_stop_the_others(serve):
+    server = serve(read_body)
+    with Client(server) as slow, Client(server) as quick:
+        slow.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbo")
+        assert quick.get()[0] == 200
+        slow.send(b"dy")
+        assert slow.answer()[2] == b"body"
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 100000])
+def test_body_is_read_in_pieces(serve, size):
+    def application(environ, start_response):
+        pieces = list(iter(lambda: environ["wsgi.input"].read(size), b""))
+        assert all(len(piece) == size for piece in pieces[:-1])
+        start_response("200 OK", [])
+        return pieces
+
+    body = b"0123456789" * 30000
+    with Client(serve(application)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 300000\r\n\r\n" + body)
+        assert client.answer()[2] == body
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for start in range(0, len(body), 70000):
+            piece = body[start:start + 70000]
+            client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+        client.send(b"0\r\n\r\n")
+        assert client.answer()[2] == body
+
+
+def test_large_response_to_a_slow_reader(serve):
+    chunks = [bytes([number]) * 1000000 for number in range(8)]
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return chunks if environ["PATH_INFO"] == "/list" else iter(chunks)
+
+    server = serve(application)
+    with Client(server) as client, Client(server) as other:
+        for path in ("/list", "/iterator"):
+            client.send(b"GET %s HTTP/1.1\r\nHost: t\r\n\r\n" % path.encode())
+            gevent.sleep(0.001)
+            assert other.get("/list")[2] == b"".join(chunks)
+            assert client.answer()[2] == b"".join(chunks)
+
+
+@pytest.mark.ours_only("the real server sends what the application returns, and the client takes it for a response")
+def test_body_longer_than_declared_is_refused(serve, errors):
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Length", "3")])
+        return [b"hello"]
+
+    with Client(serve(application)) as client:
+        assert client.get()[0] == 500
+        assert client.at_end()
+    assert "AssertionError" in errors.getvalue()
+
+
+@pytest.mark.ours_only("the real server keeps the connection, and the client waits")
+def test_body_shorter_than_declared_ends_the_connection(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Length", "9")])
+        return [b"hello"]
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert client.answer()[2] == b"hello"
+
+
+def test_error_after_the_headers_ends_the_connection(serve, errors):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        yield b"begin"
+        raise KeyError("midway")
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert b"begin" in client.file.read()
+    assert "midway" in errors.getvalue()
+
+
+def test_start_response_raises_what_exc_info_tells_once_headers_are_sent(serve, errors):
+    import sys
+
+    def application(environ, start_response):
+        write = start_response("200 OK", [])
+        write(b"x")
+        try:
+            raise KeyError("original")
+        except KeyError:
+            start_response("500 Late", [], sys.exc_info())
+        return [b"never"]
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert b"never" not in client.file.read()
+    assert "original" in errors.getvalue()
+
+
+def test_generator_is_closed_when_the_client_goes_away(serve):
+    closed = Event()
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x" * 100000
+        finally:
+            closed.set()
+
+    server = serve(application)
+    with socket.create_connection(("127.0.0.1", server.server_port)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        sock.recv(1)
+    assert closed.wait(5)
+    assert server.error_log.getvalue() == ""
+
+
+def test_unix_socket_is_served(serve, tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "wsgi"))
+    listener.listen()
+    server = WSGIServer(listener, hello, log=None, error_log=Errors())
+    server.start()
+    try:
+        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as file:
+            sock.connect(str(tmp_path / "wsgi"))
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert file.read().endswith(b"\r\n\r\nhello")
+    finally:
+        server.stop(timeout=1)
+        listener.close()
+
+
+def test_killed_pool_ends_connections(serve):
+    server = serve(hello, spawn=5)
+    with Client(server) as client:
+        assert client.get()[0] == 200
+        server.stop(timeout=0)
+        assert client.at_end()

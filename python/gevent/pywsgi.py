@@ -15,7 +15,9 @@ from typing import Any
 
 from gevent import monkey, socket, version_info
 from gevent._greenrust import GreenletExit, set_pywsgi_classes
+from gevent._greenrust import Input as Input
 from gevent._greenrust import WSGIHandler as _NativeHandler
+from gevent._greenrust import format_date_time as format_date_time
 from gevent.hub import get_hub
 from gevent.server import StreamServer
 

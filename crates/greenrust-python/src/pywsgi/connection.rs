@@ -15,7 +15,7 @@ use std::io::IoSlice;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use greenrust::http::{ParseStatus, RequestError, RequestHead, RequestParser};
+use greenrust::http::{ParseStatus, RequestError, RequestHead, RequestLimits, RequestParser};
 use greenrust::hub::{Direction, WaitingFor};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -28,6 +28,10 @@ use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
 use crate::socket::{Deadline, Socket};
+
+/// What heads are accepted. Health checks and hand-written clients leave `Host` out; its absence makes nothing ambiguous,
+/// and gevent's programs are used to it.
+const LIMITS: RequestLimits = RequestLimits { requires_host: false, ..RequestLimits::DEFAULT };
 
 /// The least room offered to a read, bytes.
 const READ_BYTES: usize = 4096;
@@ -105,7 +109,7 @@ impl Connection {
                 socket: RefCell::new(Some(socket.clone().unbind())),
                 file: RefCell::new(file.map(Bound::unbind)),
                 transport: Cell::new(transport),
-                parser: RefCell::new(RequestParser::default()),
+                parser: RefCell::new(RequestParser::new(LIMITS)),
                 buffer: RefCell::new(Vec::with_capacity(READ_BYTES)),
                 kept: Cell::new(0),
                 start: Cell::new(0),
@@ -304,7 +308,7 @@ impl Connection {
         self.inner.buffer.borrow_mut().splice(0..0, bytes.iter().copied());
         // The search for a head's end begins anew.
         let mut parser = self.inner.parser.borrow_mut();
-        *parser = RequestParser::default();
+        *parser = RequestParser::new(LIMITS);
     }
 
     /// Whether a request's head is in the buffer.

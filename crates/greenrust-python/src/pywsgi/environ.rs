@@ -105,7 +105,7 @@ pub fn add_field(environ: &Bound<'_, PyDict>, key: Bound<'_, PyString>, value: B
     if key.is(intern!(py, "CONTENT_TYPE")) || key.is(intern!(py, "CONTENT_LENGTH")) {
         return Ok(());
     }
-    let is_cookie = key.is(intern!(py, "HTTP_COOKIE"));
+    let is_cookie = key.contains("COOKIE")?;
     let separator = if is_cookie { intern!(py, "; ") } else { intern!(py, ",") };
     environ.set_item(key, there.add(separator)?.add(value)?)
 }

@@ -295,7 +295,7 @@ impl Handler {
         self.inner.close_connection.set(!wants);
     }
 
-    fn application_error(slf: This<'_, '_>, message: &str) -> PyErr {
+    fn application_error<'py>(slf: This<'_, 'py>, message: impl IntoPyObject<'py>) -> PyErr {
         match slf.getattr(intern!(slf.py(), "ApplicationError")).and_then(|class| class.call1((message,))) {
             Ok(error) => PyErr::from_value(error),
             Err(error) => error,
@@ -847,6 +847,10 @@ fn write_at_once(slf: This<'_, '_>, result: &Bound<'_, PyAny>) -> PyResult<bool>
     let mut joined = Vec::new();
     for chunk in &chunks {
         match chunk.cast::<PyBytes>() {
+            // The plain way raises for it.
+            Ok(bytes) if matches!(this.inner.code.get(), 204 | 304) && !bytes.as_bytes().is_empty() => {
+                return Ok(false);
+            }
             Ok(bytes) if joined.len() + bytes.as_bytes().len() <= JOINED_BYTES => {
                 joined.extend_from_slice(bytes.as_bytes());
             }
@@ -898,7 +902,8 @@ fn start_response<'py>(
             "Invalid Content-Length for {digits} response: {} (must be absent or zero)",
             length.bind(py).repr()?
         );
-        return Err(Handler::application_error(slf, &message));
+        // Bytes, so that an application can return the error's arguments as its result.
+        return Err(Handler::application_error(slf, PyBytes::new(py, message.as_bytes())));
     }
     inner.provided_content_length.set(provided.content_length.map(|length| length.into_bound(py)));
     Handler::bound_method(slf, &inner.write, intern!(py, "write"))
@@ -998,6 +1003,10 @@ fn write_step(slf: This<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 fn write(slf: This<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    if matches!(slf.get().inner.code.get(), 204 | 304) && data.is_truthy()? {
+        let message = format!("The {} response must have no body", slf.get().inner.code.get());
+        return Err(Handler::application_error(slf, message));
+    }
     write_data(slf, data, Data::of(data)?.as_slice())
 }
 
@@ -1005,10 +1014,6 @@ fn write(slf: This<'_, '_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
 fn write_data(slf: This<'_, '_>, object: &Bound<'_, PyAny>, data: &[u8]) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
-    let code = this.inner.code.get();
-    if matches!(code, 204 | 304) && !data.is_empty() {
-        return Err(Handler::application_error(slf, &format!("The {code} response must have no body")));
-    }
     if this.inner.headers_sent.get() {
         if this.has(Step::WriteBody) {
             return slf.call_method1(intern!(py, "_write"), (object,)).map(|_| ());
@@ -1080,7 +1085,7 @@ fn write_body(slf: This<'_, '_>, mut out: Vec<u8>, data: &[u8]) -> PyResult<()> 
                 "The body is longer than the Content-Length of the response, by {} bytes",
                 length - outstanding
             );
-            return Err(Handler::application_error(slf, &message));
+            return Err(Handler::application_error(slf, message));
         }
         inner.outstanding.set(Some(outstanding - length));
     }

@@ -109,6 +109,9 @@ impl Input {
     /// What decides whether a body that breaks off was the client's fault.
     fn truncated(&self) -> PyErr {
         self.inner.has_failed.set(true);
+        if self.inner.is_chunked {
+            return PyOSError::new_err("unexpected end of file while parsing chunked data");
+        }
         let position = self.inner.position.get();
         PyOSError::new_err(format!("unexpected end of file while reading request at position {position}"))
     }
@@ -246,9 +249,14 @@ impl Input {
         let inner = &*self.inner;
         let mut rest = Rest::Read;
         if !self.is_finished() {
-            let decoder_remaining = inner.decoder.borrow().known_remaining();
-            if inner.has_failed.get() || inner.expects_continue.get() || decoder_remaining > DRAINED_BYTES {
-                // A client that was not told to continue may or may not send the body.
+            let remaining = inner.decoder.borrow().known_remaining();
+            // A client that was not told to continue may or may not send the body, unless it has begun.
+            let may_not_come = inner.expects_continue.get()
+                && match &inner.source {
+                    Source::Connection(connection) => connection.get().with_unread(<[u8]>::is_empty),
+                    Source::File(_) => false,
+                };
+            if inner.has_failed.get() || may_not_come || remaining > DRAINED_BYTES {
                 rest = Rest::Outstanding;
             } else {
                 let mut total = 0;

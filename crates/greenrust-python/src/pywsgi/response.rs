@@ -21,12 +21,20 @@ pub struct Provided {
 }
 
 fn refused(error: ResponseError, detail: &Bound<'_, PyAny>) -> PyErr {
-    let what = match error {
-        ResponseError::HeaderValue => "carriage return, newline or another control character in header value",
-        ResponseError::HeaderName => "header name is not a token (it may have no carriage return or newline)",
-        _ => "status is not three digits and a phrase without carriage return or newline",
+    let splits = detail.str().is_ok_and(|text| {
+        text::bytes_of(&text).is_some_and(|bytes| bytes.iter().any(|byte| matches!(byte, b'\r' | b'\n')))
+    });
+    let place = match error {
+        ResponseError::HeaderName => "header name",
+        ResponseError::HeaderValue => "header value",
+        _ => "status",
     };
-    PyValueError::new_err((what, detail.clone().unbind()))
+    let message = if splits {
+        format!("carriage return or newline in {place}")
+    } else {
+        format!("malformed {place} of a response")
+    };
+    PyValueError::new_err((message, detail.clone().unbind()))
 }
 
 fn native<'a, 'py>(

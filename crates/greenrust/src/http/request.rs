@@ -43,11 +43,19 @@ pub struct RequestLimits {
     pub header_bytes: usize,
     /// Number of header fields; beyond it 431. Default 100.
     pub header_count: usize,
+    /// Whether an HTTP/1.1 request without `Host` is refused, as RFC 9112 section 3.2 demands. Default true.
+    pub requires_host: bool,
+}
+
+impl RequestLimits {
+    /// The default limits.
+    pub const DEFAULT: Self =
+        Self { request_line_bytes: 8192, header_bytes: 65536, header_count: 100, requires_host: true };
 }
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { request_line_bytes: 8192, header_bytes: 65536, header_count: 100 }
+        Self::DEFAULT
     }
 }
 
@@ -395,6 +403,7 @@ impl RequestParser {
                         return Err(RequestError::EmptyLines);
                     }
                 } else {
+                    judge_request_line(line)?;
                     search.request_line_start = line_start;
                     search.headers_start = next_line;
                 }
@@ -496,7 +505,7 @@ impl RequestParser {
         }
 
         // RFC 9112 section 3.2: an HTTP/1.1 request without Host is answered with 400.
-        if self.host.is_none() && self.version == Version::Http11 {
+        if self.limits.requires_host && self.host.is_none() && self.version == Version::Http11 {
             return Err(RequestError::MissingHost);
         }
         self.body = if codings.present {
@@ -536,6 +545,16 @@ fn judge_first_line(line: &[u8], limits: &RequestLimits) -> Result<(), RequestEr
         return Err(RequestError::RequestLineTooLong);
     }
     Ok(())
+}
+
+/// Judges the shape of a whole request line, so that a client which sends nonsense and waits is answered at once.
+#[inline]
+fn judge_request_line(line: &[u8]) -> Result<(), RequestError> {
+    // RFC 9112 section 3: request-line = method SP request-target SP HTTP-version; section 2.3 gives the last.
+    match memchr::memrchr(b' ', line).map(|space| &line[space..]) {
+        Some([b' ', b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']) => Ok(()),
+        _ => Err(RequestError::RequestLine),
+    }
 }
 
 /// Finds the variant for an error of `httparse`.
@@ -993,7 +1012,8 @@ mod tests {
 
     #[test]
     fn limits_accept_what_is_at_them_and_refuse_one_more() {
-        let limits = RequestLimits { request_line_bytes: 20, header_bytes: 30, header_count: 3 };
+        let limits =
+            RequestLimits { request_line_bytes: 20, header_bytes: 30, header_count: 3, ..RequestLimits::DEFAULT };
         let verdict = |bytes: &[u8]| {
             let mut whole = RequestParser::new(limits);
             let mut trickling = RequestParser::new(limits);
