@@ -610,7 +610,7 @@ def test_upgraded_connection_is_the_applications(serve):
     class Echo(WSGIHandler):
         def run_application(self):
             self.start_response("101 Switching Protocols", [("Upgrade", "echo"), ("Connection", "Upgrade")])
-            self.write(b"")
+            self.write("")   # as gevent-websocket does
             self.close_connection = True
             assert self.environ["wsgi.input"] is self.rfile
             for line in iter(self.rfile.readline, b"\n"):

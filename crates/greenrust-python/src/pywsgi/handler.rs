@@ -180,6 +180,8 @@ type This<'a, 'py> = &'a Bound<'py, Handler>;
 enum Data<'a, 'py> {
     Bytes(&'a Bound<'py, PyBytes>),
     Buffer(PyBuffer<u8>),
+    /// The empty string, which gevent-websocket writes to have the head sent.
+    Nothing,
 }
 
 impl<'a, 'py> Data<'a, 'py> {
@@ -190,6 +192,7 @@ impl<'a, 'py> Data<'a, 'py> {
         }
         match PyBuffer::get(data) {
             Ok(buffer) if buffer.is_c_contiguous() => Ok(Self::Buffer(buffer)),
+            _ if data.cast::<PyString>().is_ok() && !data.is_truthy()? => Ok(Self::Nothing),
             _ => Err(PyTypeError::new_err(format!(
                 "a WSGI application's data must be bytes, not {}",
                 data.get_type().name()?
@@ -201,6 +204,7 @@ impl<'a, 'py> Data<'a, 'py> {
     fn as_slice(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Nothing => &[],
             // SAFETY: the buffer is held, contiguous, and of bytes; who changes them meanwhile (a bytearray in another
             // greenlet) changes what is sent, no more.
             Self::Buffer(buffer) => unsafe {
