@@ -308,7 +308,10 @@ class Hub(_greenrust.Hub):
         if config.monitor_thread:
             self.start_periodic_monitoring_thread()
         while True:
-            self.run_loop()
+            try:
+                self.run_loop()
+            except HubDestroyed:
+                return
             # The hub must not end here: whoever switched to it would get control with a value it cannot expect.
             # After LoopExit the main greenlet may go on and wait again, and then the loop runs anew.
             self.parent.throw(

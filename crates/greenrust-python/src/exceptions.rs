@@ -71,3 +71,8 @@ pub fn os_error(error: &std::io::Error) -> PyErr {
 pub fn internal(message: &str) -> PyErr {
     PyRuntimeError::new_err(message.to_owned())
 }
+
+/// Says whether an exception is the one that ends a hub.
+pub fn is_hub_destroyed(py: Python<'_>, error: &PyErr) -> bool {
+    class(py, "HubDestroyed").is_ok_and(|class| error.value(py).is_instance(&class).unwrap_or(false))
+}

@@ -1349,4 +1349,4 @@ pub fn join_greenlets<'py>(
     Ok(Some(done))
 }
 
-lowlevel::finalizing_dealloc!(gevent_greenlet_dealloc, GEVENT_GREENLET_DEALLOC);
+lowlevel::ending_dealloc!(gevent_greenlet_dealloc, GEVENT_GREENLET_DEALLOC);

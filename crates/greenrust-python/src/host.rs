@@ -37,6 +37,8 @@ pub enum Payload {
 /// What the Python face keeps for each OS thread.
 pub struct Thread {
     mailbox: Cell<Option<Payload>>,
+    /// The greenlet of the thread's own stack: an owned reference, as nobody else may hold one while it is suspended.
+    root: Cell<*mut ffi::PyObject>,
     /// The empty tuple: an owned reference.
     nothing: Cell<*mut ffi::PyObject>,
     /// The greenlet object that runs: an owned reference, or null before the thread's first use.
@@ -55,6 +57,7 @@ thread_local! {
     static THREAD: Thread = const {
         Thread {
             mailbox: Cell::new(None),
+            root: Cell::new(std::ptr::null_mut()),
             nothing: Cell::new(std::ptr::null_mut()),
             current: Cell::new(std::ptr::null_mut()),
             hub: Cell::new(std::ptr::null_mut()),
@@ -128,13 +131,30 @@ fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
     hub.set_host(&HOST);
     let main = PyGreenlet::for_root(py, hub.root().clone());
     hub.root().set_host(main.as_ptr().cast());
+    let root = main.clone_ref(py).into_ptr();
     THREAD.with(|thread| {
         thread.current.set(main.into_ptr());
+        thread.root.set(root);
         thread.nothing.set(PyTuple::empty(py).into_any().into_ptr());
         // A thread-local stays where it is until the thread ends, and the hub is this thread's.
         hub.set_host_data(std::ptr::from_ref(thread).cast());
     });
     py_hub::end_with_thread(py);
+}
+
+/// Forgets what is kept for the calling thread, which is about to end.
+pub fn abandon_thread(py: Python<'_>) {
+    let held = THREAD.with(|thread| {
+        drop(thread.mailbox.take());
+        thread.is_traced.set(false);
+        thread.first_active.set(std::ptr::null_mut());
+        drop(thread.trace.take());
+        [&thread.nothing, &thread.root, &thread.current].map(|held| held.replace(std::ptr::null_mut()))
+    });
+    for reference in held {
+        // SAFETY: null or an owned reference that the record held.
+        drop(unsafe { Bound::from_owned_ptr_or_opt(py, reference) });
+    }
 }
 
 /// Returns the greenlet object that runs.
@@ -147,7 +167,8 @@ pub fn current(py: Python<'_>) -> Bound<'_, PyGreenlet> {
 
 /// Sets the thread's trace function and returns the previous one.
 pub fn set_trace(py: Python<'_>, function: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
-    runtime(py);
+    // A trace function expects to see the hub between two greenlets.
+    runtime(py).set_detour(function.is_some());
     THREAD.with(|thread| {
         thread.is_traced.set(function.is_some());
         thread.trace.replace(function)
@@ -400,8 +421,7 @@ fn arrive_with_care(left: *mut ffi::PyObject, arrived: *mut ffi::PyObject) {
     if is_hub {
         payload = match payload {
             Some(Payload::Throw(error)) => {
-                py_hub::handle_error(py, Some(&left), *error);
-                None
+                py_hub::handle_error_in_hub(py, &left, *error).map(|end| Payload::Throw(Box::new(end)))
             }
             // The hub ignores values; the arguments of its own start are for its body.
             Some(Payload::Value(_)) => None,

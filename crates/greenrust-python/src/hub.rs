@@ -179,8 +179,11 @@ impl PyHub {
     fn run_loop(slf: &Bound<'_, Self>) -> PyResult<()> {
         let runtime = host::runtime(slf.py());
         loop {
-            match runtime.run(false, false) {
-                RunEnd::Exhausted | RunEnd::Stopped | RunEnd::Ticked => {}
+            if runtime.run(false, false) == RunEnd::Stopped
+                && let Some(Payload::Throw(error)) = host::receive()
+            {
+                // The hub was destroyed, or its thread ends.
+                return Err(*error);
             }
             // Those who called `loop.run` go on, and may give the loop something to do.
             if !loop_::wake_runners() {
@@ -310,16 +313,27 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
 
 /// Hands an exception to the hub's `handle_error(context, type, value, traceback)`.
 pub fn handle_error(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, error: PyErr) {
-    let Some(hub) = get_hub_if_exists(py) else {
-        error.write_unraisable(py, context);
-        return;
-    };
-    let (kind, value, traceback) = (error.get_type(py), error.value(py).clone(), error.traceback(py));
-    let result = hub.call_method1(pyo3::intern!(py, "handle_error"), (context, kind, value, traceback));
-    if let Err(failure) = result {
-        // The handler itself failed, or was told to end the program: that is for whoever runs the main greenlet.
+    if let Err(failure) = try_handle_error(py, context, error) {
+        // The handler itself failed.
         failure.write_unraisable(py, context);
     }
+}
+
+/// As [`handle_error`], in the hub: the handler may end the hub by raising `HubDestroyed`, which is returned.
+pub fn handle_error_in_hub(py: Python<'_>, context: &Bound<'_, PyAny>, error: PyErr) -> Option<PyErr> {
+    let failure = try_handle_error(py, Some(context), error).err()?;
+    if exceptions::is_hub_destroyed(py, &failure) {
+        host::runtime(py).stop();
+        return Some(failure);
+    }
+    failure.write_unraisable(py, Some(context));
+    None
+}
+
+fn try_handle_error(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, error: PyErr) -> PyResult<()> {
+    let Some(hub) = get_hub_if_exists(py) else { return Err(error) };
+    let (kind, value, traceback) = (error.get_type(py), error.value(py).clone(), error.traceback(py));
+    hub.call_method1(pyo3::intern!(py, "handle_error"), (context, kind, value, traceback)).map(drop)
 }
 
 /// The host's part before a wait: prepare watchers.
@@ -411,34 +425,47 @@ pub fn end_with_thread(py: Python<'_>) {
 unsafe extern "C" fn thread_ends(_capsule: *mut ffi::PyObject) {
     // SAFETY: a destructor runs with the GIL held.
     let py = unsafe { Python::assume_attached() };
-    let pending = PyErr::take(py);
     let runtime = Hub::current();
-    if runtime.is_running(runtime.root()) && !is_finalizing() {
-        for greenlet in host::active_greenlets(py) {
-            let is_hub = Thread::with(|thread| thread.hub.get() == greenlet.as_ptr());
-            if is_hub || greenlet.get().raw().state() != State::Started {
-                continue;
-            }
-            // Control shall come back here, not go to a hub that is about to end.
-            if PyGreenlet::adopt(&greenlet, host::current(py)).is_ok() {
-                let exit = Payload::Throw(Box::new(GreenletExit::new_err(())));
-                if let Err(error) = PyGreenlet::enter(&greenlet, exit) {
-                    error.write_unraisable(py, Some(greenlet.as_any()));
-                }
-            }
+    if is_finalizing() || !runtime.is_running(runtime.root()) {
+        // Python code can't be relied upon any more: everything is left as it is.
+        crate::socket::forget_hub(runtime);
+        return;
+    }
+    let pending = PyErr::take(py);
+    // SAFETY: null or the owned reference that the record held.
+    let hub =
+        unsafe { Bound::from_owned_ptr_or_opt(py, Thread::with(|thread| thread.hub.replace(std::ptr::null_mut()))) };
+    for greenlet in host::active_greenlets(py) {
+        if hub.as_ref().is_none_or(|hub| !hub.is(&greenlet)) {
+            end_here(&greenlet);
         }
     }
-    let hub = Thread::with(|thread| thread.hub.replace(std::ptr::null_mut()));
-    // SAFETY: the owned reference that the record held, or null. At the very end of the interpreter it is leaked, as
-    // its Python code can't run any more.
-    crate::socket::forget_hub(runtime);
-    if !is_finalizing() {
-        loop_::end_thread(runtime);
-        runtime.close();
-        drop(unsafe { Bound::from_owned_ptr_or_opt(py, hub) });
+    if let Some(hub) = &hub
+        && let Ok(greenlet) = hub.cast::<PyGreenlet>()
+    {
+        runtime.stop();
+        end_here(greenlet);
     }
+    crate::socket::forget_hub(runtime);
+    loop_::end_thread(runtime);
+    drop(hub);
+    host::abandon_thread(py);
+    // SAFETY: the root greenlet runs, as was checked; the GIL is held.
+    unsafe { runtime.retire() };
     if let Some(pending) = pending {
         pending.restore(py);
+    }
+}
+
+/// Ends a suspended greenlet of a thread that is about to end. One that refuses is left behind.
+fn end_here(greenlet: &Bound<'_, PyGreenlet>) {
+    let py = greenlet.py();
+    // Control shall come back here, not go to whoever was to be its successor.
+    if greenlet.get().raw().state() == State::Started && PyGreenlet::adopt(greenlet, host::current(py)).is_ok() {
+        let exit = Payload::Throw(Box::new(GreenletExit::new_err(())));
+        if let Err(error) = PyGreenlet::enter(greenlet, exit) {
+            error.write_unraisable(py, Some(greenlet.as_any()));
+        }
     }
 }
 

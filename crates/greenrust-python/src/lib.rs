@@ -45,12 +45,12 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     thread_state::initialize()?;
     greenrust::stack::set_host_area(thread_state::FRAME_AREA);
-    lowlevel::install_finalizer(
+    lowlevel::install_dealloc(
         &PyType::new::<lowlevel::PyGreenlet>(py),
         &lowlevel::GREENLET_DEALLOC,
         lowlevel::greenlet_dealloc,
     );
-    lowlevel::install_finalizer(
+    lowlevel::install_dealloc(
         &PyType::new::<greenlet::PyGeventGreenlet>(py),
         &greenlet::GEVENT_GREENLET_DEALLOC,
         greenlet::gevent_greenlet_dealloc,
@@ -88,6 +88,10 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add_function(function)?;
     }
     hub::SLEEP.add_to(module)?;
+    // As PyPI's greenlet has it: the module's functions and exceptions are in reach of the class.
+    for name in ["getcurrent", "settrace", "gettrace", "error", "GreenletExit"] {
+        PyType::new::<lowlevel::PyGreenlet>(py).setattr(name, module.getattr(name)?)?;
+    }
     let keywords = PyDict::new(py);
     keywords.set_item("after_in_child", wrap_pyfunction!(hub::after_fork_in_child, module)?)?;
     py.import("os")?.call_method("register_at_fork", (), Some(&keywords))?;

@@ -797,38 +797,56 @@ unsafe extern "C" fn switch_method(
 type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
 
 /// Ends a suspended greenlet that nobody refers to: throws `GreenletExit` into it.
-unsafe extern "C" fn finalize(object: *mut ffi::PyObject) {
-    // SAFETY: CPython calls a finalizer with the GIL held and a valid object of the type that carries it.
-    let py = unsafe { Python::assume_attached() };
-    // SAFETY: as above.
-    let bound: Bound<'_, PyGreenlet> = unsafe { Bound::from_borrowed_ptr(py, object).cast_into_unchecked() };
-    let this = bound.get();
-    if !this.is_active() || this.fields.is_root || this.fields.raw.host().is_null() {
-        return;
-    }
+fn end_unreferenced(object: &Bound<'_, PyGreenlet>) {
+    let py = object.py();
+    let this = object.get();
     if !this.is_of_this_thread() {
-        py_hub::end_in_its_thread(&bound);
+        py_hub::end_in_its_thread(object);
         return;
     }
-    if Hub::current().is_running(&this.fields.raw) {
-        return;
-    }
-    // SAFETY: the pending exception of whoever drops the object is put aside and back.
+    // The pending exception of whoever drops the object is put aside and back.
     let pending = PyErr::take(py);
     // Control comes back here when it has ended.
     let old = this.fields.parent.replace(Some(host::current(py).unbind()));
     drop(old);
     let error = GreenletExit::new_err(());
-    if let Err(error) = PyGreenlet::enter(&bound, Payload::Throw(Box::new(error))) {
-        error.write_unraisable(py, Some(bound.as_any()));
+    if let Err(error) = PyGreenlet::enter(object, Payload::Throw(Box::new(error))) {
+        error.write_unraisable(py, Some(object.as_any()));
     }
     if let Some(pending) = pending {
         pending.restore(py);
     }
 }
 
-/// Gives the class a finalizer, which PyO3 does not offer; before any class is derived from it.
-pub fn install_finalizer(
+/// Deallocates a greenlet object, unless ending its suspended greenlet makes somebody refer to it again.
+///
+/// Not in `tp_finalize`: the slot belongs to `__del__`, which subclasses may define. The object's dictionary is still
+/// there, as it is freed by the class that has it, which is ours.
+///
+/// # Safety
+///
+/// Called as `tp_dealloc` of a class that derives from ours, with the GIL held.
+pub unsafe fn end_and_deallocate(object: *mut ffi::PyObject, original: Destructor) {
+    // SAFETY: the caller's guarantee; the content is untouched until `original` runs.
+    let this = unsafe { PyGreenlet::from_pointer(object) };
+    let is_suspended = this.is_active() && !this.fields.is_root && !this.fields.raw.host().is_null();
+    if is_suspended {
+        // SAFETY: the object is brought back to life for as long as its code runs; see the shim.
+        let is_needed = unsafe {
+            thread_state::resurrect(object);
+            end_unreferenced(&Borrowed::from_ptr(Python::assume_attached(), object).cast_unchecked());
+            thread_state::is_still_referenced(object)
+        };
+        if is_needed {
+            return;
+        }
+    }
+    // SAFETY: nobody refers to the object.
+    unsafe { original(object) };
+}
+
+/// Makes a class end its suspended greenlets when they are deallocated; before any class is derived from it.
+pub fn install_dealloc(
     class: &Bound<'_, PyType>,
     original: &'static std::sync::OnceLock<Destructor>,
     ours: Destructor,
@@ -838,28 +856,23 @@ pub fn install_finalizer(
     unsafe {
         let dealloc = (*class).tp_dealloc.expect("PyO3 sets tp_dealloc");
         original.get_or_init(|| dealloc);
-        (*class).tp_finalize = Some(finalize);
         (*class).tp_dealloc = Some(ours);
         ffi::PyType_Modified(class);
     }
 }
 
-/// Defines a `tp_dealloc` that runs the finalizer first.
-macro_rules! finalizing_dealloc {
+/// Defines a `tp_dealloc` that ends a suspended greenlet first.
+macro_rules! ending_dealloc {
     ($name:ident, $original:ident) => {
         pub static $original: std::sync::OnceLock<unsafe extern "C" fn(*mut pyo3::ffi::PyObject)> =
             std::sync::OnceLock::new();
 
         pub unsafe extern "C" fn $name(object: *mut pyo3::ffi::PyObject) {
             // SAFETY: called by CPython as tp_dealloc; the original is the one that it replaced.
-            unsafe {
-                if pyo3::ffi::PyObject_CallFinalizerFromDealloc(object) == 0 {
-                    $original.get().expect("installed")(object);
-                }
-            }
+            unsafe { crate::lowlevel::end_and_deallocate(object, *$original.get().expect("installed")) }
         }
     };
 }
-pub(crate) use finalizing_dealloc;
+pub(crate) use ending_dealloc;
 
-finalizing_dealloc!(greenlet_dealloc, GREENLET_DEALLOC);
+ending_dealloc!(greenlet_dealloc, GREENLET_DEALLOC);

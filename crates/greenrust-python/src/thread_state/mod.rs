@@ -30,6 +30,8 @@ unsafe extern "C" {
     fn greenrust_thread_state_running_context(tstate: *mut ffi::PyThreadState) -> *mut *mut ffi::PyObject;
     fn greenrust_thread_state_c_recursion_limit() -> c_int;
     fn greenrust_is_finalizing() -> c_int;
+    fn greenrust_resurrect(object: *mut ffi::PyObject);
+    fn greenrust_is_still_referenced(object: *mut ffi::PyObject) -> c_int;
 }
 
 #[repr(C, align(8))]
@@ -64,6 +66,26 @@ pub fn initialize() -> PyResult<()> {
 pub fn is_finalizing() -> bool {
     // SAFETY: a plain query.
     unsafe { greenrust_is_finalizing() != 0 }
+}
+
+/// Gives an object that is being deallocated one reference, so that code which refers to it can run.
+///
+/// # Safety
+///
+/// Called from `tp_dealloc`, with the GIL held, before anything of the object was freed.
+pub unsafe fn resurrect(object: *mut ffi::PyObject) {
+    // SAFETY: the caller's guarantee.
+    unsafe { greenrust_resurrect(object) }
+}
+
+/// Takes the reference of [`resurrect`] back. Returns true if others exist now, so that the object must live.
+///
+/// # Safety
+///
+/// Called once after [`resurrect`], with the GIL held.
+pub unsafe fn is_still_referenced(object: *mut ffi::PyObject) -> bool {
+    // SAFETY: the caller's guarantee.
+    unsafe { greenrust_is_still_referenced(object) != 0 }
 }
 
 /// What a suspended greenlet owns of its thread's state.

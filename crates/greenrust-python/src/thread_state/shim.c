@@ -214,3 +214,15 @@ int greenrust_is_finalizing(void)
     return Py_IsFinalizing();
 #endif
 }
+
+void greenrust_resurrect(PyObject *object)
+{
+    Py_SET_REFCNT(object, 1);
+}
+
+int greenrust_is_still_referenced(PyObject *object)
+{
+    Py_ssize_t references = Py_REFCNT(object) - 1;
+    Py_SET_REFCNT(object, references);
+    return references > 0;
+}

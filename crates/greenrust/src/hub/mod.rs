@@ -26,6 +26,7 @@ mod remote;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::Result as IoResult;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -95,7 +96,8 @@ pub struct Hub {
     switcher: Switcher,
     /// The host's own record of the thread.
     host_data: Cell<*const ()>,
-    root: RawGreenlet,
+    /// Given up by `retire`, while greenlets that outlive the thread may still refer to the hub.
+    root: ManuallyDrop<RawGreenlet>,
     hub_greenlet: RefCell<Option<RawGreenlet>>,
     /// The greenlet that ended last: it may still stand on its stack for a moment.
     retired: RefCell<Option<RawGreenlet>>,
@@ -110,6 +112,8 @@ pub struct Hub {
     greenlets: Cell<usize>,
     is_hosted: Cell<bool>,
     is_closed: Cell<bool>,
+    /// Whether every hand-over goes through the hub greenlet.
+    is_detour: Cell<bool>,
     orphaned: Cell<bool>,
 }
 
@@ -162,7 +166,7 @@ impl Hub {
             current: Cell::new(std::ptr::null()),
             switcher: Switcher::new(),
             host_data: Cell::new(std::ptr::null()),
-            root: RawGreenlet::with_context(address, Context::root(), None),
+            root: ManuallyDrop::new(RawGreenlet::with_context(address, Context::root(), None)),
             hub_greenlet: RefCell::new(None),
             retired: RefCell::new(None),
             host: Cell::new(&PLAIN),
@@ -175,6 +179,7 @@ impl Hub {
             greenlets: Cell::new(1),
             is_hosted: Cell::new(false),
             is_closed: Cell::new(false),
+            is_detour: Cell::new(false),
             orphaned: Cell::new(false),
         });
         hub.current.set(Rc::as_ptr(&hub.root.0));
@@ -190,6 +195,11 @@ impl Hub {
     pub fn set_host(&self, host: &'static dyn Host) {
         self.host.set(host);
         self.is_hosted.set(true);
+    }
+
+    /// Has every hand-over go through the hub greenlet, for those who watch switches and expect to see it.
+    pub fn set_detour(&self, on: bool) {
+        self.is_detour.set(on);
     }
 
     /// Returns what [`Hub::set_host_data`] was given, or null.
@@ -220,12 +230,27 @@ impl Hub {
         drop(forgotten);
     }
 
-    /// Frees an orphaned hub that no greenlet but its own root refers to.
+    /// Ends the hub's part in its thread: closes it, and frees it once no greenlet refers to it. A host that shares
+    /// greenlets between threads calls this while it holds its lock; else the end of the thread does.
+    ///
+    /// # Safety
+    ///
+    /// Called in the hub's own thread, in its root greenlet, and no reference to the hub is used afterwards.
+    pub unsafe fn retire(&self) {
+        self.close();
+        HUB.with(|cell| cell.set(std::ptr::null()));
+        // Unreachable when the end of the thread itself calls: then the owner is being dropped.
+        let _ = OWNED.try_with(|owned| owned.borrow_mut().take().map(std::mem::forget));
+        // SAFETY: the root is not used any more; greenlet objects may still hold handles of it.
+        drop(unsafe { std::ptr::read(&*self.root) });
+        self.orphaned.set(true);
+        self.free_if_last();
+    }
+
+    /// Frees an orphaned hub that no greenlet refers to.
     fn free_if_last(&self) {
-        if self.orphaned.get() && self.greenlets.get() == 1 {
-            // The root, which refers to the hub, goes with it and must not free it again.
-            self.greenlets.set(0);
-            // SAFETY: made from a box; nothing refers to it any more.
+        if self.orphaned.get() && self.greenlets.get() == 0 {
+            // SAFETY: made from a box by `make`; its thread and all its greenlets are gone.
             drop(unsafe { Box::from_raw(std::ptr::from_ref(self).cast_mut()) });
         }
     }
@@ -255,7 +280,7 @@ impl Hub {
     #[inline]
     pub fn running_host(&self) -> *mut () {
         // SAFETY: as in `running`; the handle is not dropped.
-        unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))).host() }
+        unsafe { ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))).host() }
     }
 
     /// Says whether the greenlet is the one that runs.
@@ -422,7 +447,7 @@ impl Hub {
         }
         // SAFETY: the running greenlet stays alive while it is suspended here: its body's own handle stands on its
         // stack, the root's in the hub. The copy is not dropped.
-        let from = unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))) };
+        let from = unsafe { ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))) };
         let host = self.host.get();
         host.leave(&from);
         self.current.set(Rc::as_ptr(&to.0));
@@ -434,6 +459,9 @@ impl Hub {
     /// Returns who continues when the running greenlet ends or parks: the next of the run queue, else the hub greenlet.
     #[inline]
     pub fn next(&self) -> RawGreenlet {
+        if self.is_detour.get() {
+            return self.loop_greenlet();
+        }
         match self.next_greenlet() {
             Some(greenlet) => greenlet,
             None => self.loop_greenlet(),
@@ -945,7 +973,7 @@ fn describe_overflow(address: usize, buffer: &mut [u8]) -> Option<usize> {
     // SAFETY: the hub of the faulting thread is alive; only plain fields are read, by the thread that owns them.
     let hub = unsafe { &*hub };
     // SAFETY: as in `running`; the handle is not dropped.
-    let running = unsafe { std::mem::ManuallyDrop::new(RawGreenlet(Rc::from_raw(hub.current.get()))) };
+    let running = unsafe { ManuallyDrop::new(RawGreenlet(Rc::from_raw(hub.current.get()))) };
     let stack = running.stack()?;
     stack.guard().contains(&address).then(|| hub.host.get().crash_name(&running, buffer))
 }
@@ -955,16 +983,12 @@ struct Owner(*mut Hub);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // SAFETY: made from a box by `Hub::make`; freed here or by the last greenlet, never both.
+        // SAFETY: made from a box by `Hub::make`, and this thread's: its end is the last use.
         unsafe {
-            HUB.with(|cell| cell.set(std::ptr::null()));
-            (*self.0).orphaned.set(true);
-            if (*self.0).is_hosted.get() && !(*self.0).is_closed.get() {
-                // The host's objects in it can't be dropped any more: the thread is past running its code.
-                return;
+            if !(*self.0).is_hosted.get() {
+                (*self.0).retire();
             }
-            (*self.0).close();
-            (*self.0).free_if_last();
+            // What a host has not retired can't be dropped any more: the thread is past running the host's code.
         }
     }
 }

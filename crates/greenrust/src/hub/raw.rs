@@ -110,11 +110,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: a hub stays allocated while a greenlet refers to it.
         let hub = unsafe { &*self.hub };
-        let left = hub.greenlets.get();
-        if left > 0 {
-            hub.greenlets.set(left - 1);
-            hub.free_if_last();
-        }
+        hub.greenlets.set(hub.greenlets.get() - 1);
+        hub.free_if_last();
     }
 }
 
