@@ -28,6 +28,25 @@ def test_each_thread_has_its_own_hub():
     assert hubs[0] is not get_hub()
 
 
+def test_a_hub_has_the_loop_of_its_own_thread_whoever_asks():
+    hubs = []
+    asked = threading.Event()
+
+    def run():
+        hubs.append(get_hub())
+        asked.wait(5)
+        get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not hubs:
+        gevent.sleep(0.001)
+    other = hubs[0].loop
+    assert other is not get_hub().loop and not other.default and get_hub().loop.default
+    asked.set()
+    thread.join()
+
+
 def test_loop_exit_is_raised_when_nothing_can_wake_the_waiter():
     run_script("""
         import gevent, pytest

@@ -128,6 +128,10 @@ impl PyHub {
         let _ = (args, kwargs);
         let py = slf.py();
         PyGreenlet::bind_object(slf.as_super());
+        // Made here, in the thread that the hub belongs to; others may ask for it.
+        let loop_object = Py::new(py, loop_::PyLoop::for_thread(py))?;
+        let old = slf.get().loop_object.replace(Some(loop_object));
+        drop(old);
         if get_hub_if_exists(py).is_none() {
             set_hub(py, Some(slf.clone()))?;
         }
@@ -142,16 +146,11 @@ impl PyHub {
 
     /// The hub's `loop`: watchers and callbacks.
     #[getter(r#loop)]
-    fn loop_getter(&self, py: Python<'_>) -> PyResult<Option<Py<loop_::PyLoop>>> {
+    fn loop_getter(&self, py: Python<'_>) -> Option<Py<loop_::PyLoop>> {
         if self.is_destroyed.get() {
-            return Ok(None);
+            return None;
         }
-        if let Some(existing) = &*self.loop_object.borrow() {
-            return Ok(Some(existing.clone_ref(py)));
-        }
-        let made = Py::new(py, loop_::PyLoop::for_thread(py))?;
-        self.loop_object.replace(Some(made.clone_ref(py)));
-        Ok(Some(made))
+        self.loop_object.borrow().as_ref().map(|existing| existing.clone_ref(py))
     }
 
     /// Ends the loop's use: what was scheduled is forgotten.
