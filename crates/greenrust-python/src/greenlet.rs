@@ -40,6 +40,9 @@ enum Outcome {
     Error { value: Py<PyBaseException>, traceback: Option<Py<PyAny>> },
 }
 
+/// Type, value and traceback, as `sys.exc_info` gives them.
+type ExceptionTriple = (Py<PyType>, Py<PyBaseException>, Option<Py<PyAny>>);
+
 /// Whom to tell of the end.
 enum Link {
     /// A greenlet parked in `join` or `get`.
@@ -643,23 +646,12 @@ fn call_in_greenlet(source: &Bound<'_, PyGeventGreenlet>, callback: &Py<PyAny>) 
 
 /// The exception that `kill(exception)` stands for: a class, an instance, or a (type, value, traceback) triple.
 fn killing_error(py: Python<'_>, exception: &Bound<'_, PyAny>) -> PyResult<PyErr> {
-    if let Ok(triple) = exception.cast::<PyTuple>()
-        && triple.len() == 3
-    {
-        return lowlevel::thrown(
-            py,
-            Some(&triple.get_item(0)?),
-            Some(&triple.get_item(1)?)
-                .filter(|value| !value.is_none())
-                .filter(|value| !value.is_instance_of::<PyBaseException>())
-                .or(None),
-            None,
-        )
-        .or_else(|error| Err::<PyErr, _>(error))
-        .map(|error| match triple.get_item(1) {
-            Ok(value) if value.is_instance_of::<PyBaseException>() => PyErr::from_value(value),
-            _ => error,
-        });
+    if let Some(triple) = as_triple(exception) {
+        let (kind, value) = (triple.get_item(0)?, triple.get_item(1)?);
+        if value.is_instance_of::<PyBaseException>() {
+            return Ok(PyErr::from_value(value));
+        }
+        return lowlevel::thrown(py, Some(&kind), Some(&value), None);
     }
     match lowlevel::thrown(py, Some(exception), None, None) {
         Ok(error) => Ok(error),
@@ -668,18 +660,18 @@ fn killing_error(py: Python<'_>, exception: &Bound<'_, PyAny>) -> PyResult<PyErr
     }
 }
 
+fn as_triple<'a, 'py>(exception: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, PyTuple>> {
+    exception.cast::<PyTuple>().ok().filter(|triple| triple.len() == 3)
+}
+
 /// Throws into a greenlet, from the hub; reports what comes back.
 fn throw_from_hub(greenlet: &Bound<'_, PyAny>, exception: &Bound<'_, PyAny>) {
     let py = greenlet.py();
-    let result = (|| {
-        if let Ok(triple) = exception.cast::<PyTuple>()
-            && triple.len() == 3
-        {
-            greenlet.call_method1(pyo3::intern!(py, "throw"), triple.clone())
-        } else {
-            greenlet.call_method1(pyo3::intern!(py, "throw"), (exception,))
-        }
-    })();
+    let throw = pyo3::intern!(py, "throw");
+    let result = match as_triple(exception) {
+        Some(triple) => greenlet.call_method1(throw, triple.clone()),
+        None => greenlet.call_method1(throw, (exception,)),
+    };
     if let Err(error) = result {
         py_hub::handle_error(py, Some(greenlet), error);
     }
@@ -881,7 +873,7 @@ impl PyGeventGreenlet {
 
     /// (type, value, traceback) of the exception that ended the function, or None.
     #[getter]
-    fn exc_info(&self, py: Python<'_>) -> Option<(Py<PyType>, Py<PyBaseException>, Option<Py<PyAny>>)> {
+    fn exc_info(&self, py: Python<'_>) -> Option<ExceptionTriple> {
         match &*self.fields.outcome.borrow() {
             Outcome::Error { value, traceback } => Some((
                 value.bind(py).get_type().unbind(),

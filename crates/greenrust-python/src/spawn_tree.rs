@@ -8,10 +8,13 @@ use pyo3::prelude::*;
 /// How many frames are kept.
 pub const LIMIT: usize = 10;
 
+/// A code object, and the instruction that it had come to.
+type Position = (Py<PyAny>, i32);
+
 /// The innermost frames of the spawner, innermost first.
 #[derive(Default)]
 pub struct SpawnStack {
-    frames: Option<Box<[(Py<PyAny>, i32)]>>,
+    frames: Option<Box<[Position]>>,
 }
 
 /// A frame-like object: enough for `traceback.print_stack`.
