@@ -1,5 +1,6 @@
 """A pool of threads for calls that block in the system, waited for by greenlets."""
 import concurrent.futures
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,43 @@ __all__ = ["ThreadPool", "ThreadPoolExecutor"]
 
 class ThreadPool(_greenrust.ThreadPool, GroupMappingMixin):
     """Up to *maxsize* threads; `spawn` returns an AsyncResult. A greenlet that waits for a result switches."""
+
+    def _work(self) -> None:
+        # The life of a worker thread. The hooks of `threading` are looked up for each task: they may change between.
+        try:
+            while (task := self._take()) is not None:
+                self._run_task(task)
+                del task
+        except BaseException:
+            self._lose_worker()
+            raise
+
+    def _run_task(self, task: Any) -> None:
+        function, args, kwargs = task.call
+        threading = sys.modules.get("threading")
+        profile, trace = (threading._profile_hook, threading._trace_hook) if threading is not None else (None, None)
+        try:
+            try:
+                if profile is not None:
+                    sys.setprofile(profile)
+                if trace is not None:
+                    sys.settrace(trace)
+                value = function(*args, **kwargs) if kwargs else function(*args)
+            finally:
+                if profile is not None:
+                    sys.setprofile(None)
+                if trace is not None:
+                    sys.settrace(None)
+        except BaseException as error:
+            self._fail(task, error, (self, function))
+        else:
+            self._finish(task, value)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} at {id(self):#x} tasks={len(self)} size={self.size} maxsize={self.maxsize}"
+            f" hub={self.hub!r}>"
+        )
 
     def _apply_immediately(self) -> bool:
         # In a thread of the pool there is nobody to wait for a result cooperatively.

@@ -303,6 +303,20 @@ pub fn begin_park(py: Python<'_>, waiting_for: WaitingFor) -> PyResult<(&'static
     }
 }
 
+/// Has another thread's hub, or this thread's, run `call`. The caller sees to it that the hub is allocated.
+///
+/// A hub that was closed drops the call.
+pub fn push_call(_py: Python<'_>, hub: *const Hub, call: impl FnOnce(&Hub) + 'static) {
+    // SAFETY: allocated, says the caller; the GIL, which `_py` stands for, keeps its thread from running meanwhile.
+    unsafe { &*hub }.push_call(call);
+}
+
+/// Takes one `hold` of another thread's hub, or this thread's, back. The caller sees to it that the hub is allocated.
+pub fn release(_py: Python<'_>, hub: *const Hub) {
+    // SAFETY: as in `push_call`.
+    unsafe { &*hub }.release();
+}
+
 /// Python, as the runtime sees it.
 struct PythonHost;
 

@@ -305,6 +305,8 @@ pub fn duration(seconds: f64) -> std::time::Duration {
 #[pyfunction]
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     let runtime = host::runtime(py);
+    crate::socket::forget_other_hubs(runtime);
+    crate::threadpool::forget_workers();
     runtime.reinit_after_fork()?;
     loop_::after_fork(py, runtime);
     Ok(())
@@ -407,7 +409,7 @@ pub fn end_with_thread(py: Python<'_>) {
             return;
         }
         let capsule = ffi::PyCapsule_New(
-            std::ptr::NonNull::<u8>::dangling().as_ptr().cast(),
+            std::ptr::from_ref(Hub::current()).cast_mut().cast(),
             c"gevent._greenrust.thread".as_ptr(),
             Some(thread_ends),
         );
@@ -421,10 +423,16 @@ pub fn end_with_thread(py: Python<'_>) {
     let _ = py;
 }
 
-unsafe extern "C" fn thread_ends(_capsule: *mut ffi::PyObject) {
+unsafe extern "C" fn thread_ends(capsule: *mut ffi::PyObject) {
     // SAFETY: a destructor runs with the GIL held.
     let py = unsafe { Python::assume_attached() };
     let runtime = Hub::current();
+    // SAFETY: the capsule is being destroyed, but its content is still there; the pointer is compared only.
+    let hub: *const Hub = unsafe { ffi::PyCapsule_GetPointer(capsule, c"gevent._greenrust.thread".as_ptr()) }.cast();
+    if !std::ptr::eq(hub, runtime) {
+        // The child of a fork clears the states of the threads that it lacks: there is nobody to end them.
+        return;
+    }
     if is_finalizing() || !runtime.is_running(runtime.root()) {
         // Python code can't be relied upon any more: everything is left as it is.
         crate::socket::forget_hub(runtime);

@@ -20,6 +20,7 @@ mod queue;
 mod socket;
 mod spawn_tree;
 mod thread_state;
+mod threadpool;
 mod timeout;
 mod waiter;
 
@@ -65,6 +66,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<hub::PyHub>()?;
     module.add_class::<timeout::PyTimeout>()?;
     socket::register(module)?;
+    threadpool::register(module)?;
     event::register(module)?;
     lock::register(module)?;
     queue::register(module)?;

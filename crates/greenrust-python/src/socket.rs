@@ -1336,13 +1336,9 @@ pub fn wait_socket(
     socket.wait_blocked(py, direction, &mut deadline)
 }
 
-/// Makes the hub of the thread that forked usable in the child, and forgets those of the threads that the child lacks:
-/// their pollers are the parent's.
-#[pyfunction]
-fn _after_fork_in_child(py: Python<'_>) -> PyResult<()> {
-    let hub = host::runtime(py);
+/// Forgets, in the child of a fork, the hubs of the threads that the child lacks: their pollers are the parent's.
+pub fn forget_other_hubs(hub: &Hub) {
     HUBS.borrow_mut().retain(|&other| std::ptr::eq(other, hub));
-    hub.reinit_after_fork().map_err(|error| os_error(py, error.raw_os_error().unwrap_or(libc::EMFILE)))
 }
 
 /// Makes the class and adds it to the module.
@@ -1409,9 +1405,5 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add("socket", ours)?;
     module.add_function(wrap_pyfunction!(wait_socket, module)?)?;
-    let at_fork = wrap_pyfunction!(_after_fork_in_child, module)?;
-    let arguments = pyo3::types::PyDict::new(py);
-    arguments.set_item("after_in_child", at_fork)?;
-    py.import("os")?.call_method("register_at_fork", (), Some(&arguments))?;
     Ok(())
 }

@@ -28,6 +28,7 @@
 //! | wait for one another | [`event`], [`lock`], [`queue`], [`channel`] |
 //! | limit how many run | [`pool`] |
 //! | talk to the world | [`socket`], [`server`], [`http_server`], [`signal`] |
+//! | leave blocking work to other threads | [`thread_pool`] |
 //! | have a value for each greenlet | [`local`] |
 //! | see how it works | [`hub`], and below it [`context`], [`stack`], [`timers`] |
 //!
@@ -56,6 +57,7 @@ pub mod signal;
 pub mod socket;
 pub mod stack;
 pub mod sys;
+pub mod thread_pool;
 pub mod timeout;
 pub mod timers;
 pub mod wait_queue;
