@@ -128,6 +128,8 @@ impl PyHub {
         let _ = (args, kwargs);
         let py = slf.py();
         PyGreenlet::bind_object(slf.as_super());
+        // A hub that can't have a poller is of no use: say so now, not at some later wait.
+        host::runtime(py).descriptor()?;
         // Made here, in the thread that the hub belongs to; others may ask for it.
         let loop_object = Py::new(py, loop_::PyLoop::for_thread(py))?;
         let old = slf.get().loop_object.replace(Some(loop_object));
