@@ -626,6 +626,27 @@ def test_upgraded_connection_is_the_applications(serve):
         assert client.at_end()
 
 
+def test_garbage_is_collected_while_handlers_are_made(serve):
+    import gc
+
+    from gevent.pywsgi import WSGIHandler
+
+    server = serve(hello)
+    threshold = gc.get_threshold()
+    near, far = socket.socketpair()
+    # Kept, so that no dictionary is taken from CPython's list of free ones.
+    kept = [{} for _ in range(500)]
+    try:
+        # One of the thresholds has the collection begin when a handler exists and is not filled yet.
+        with near, far:
+            for objects in range(1, 60):
+                gc.set_threshold(objects)
+                for _ in range(50):
+                    kept.append(WSGIHandler(near, "", server))
+    finally:
+        gc.set_threshold(*threshold)
+
+
 # -- environments and bodies --------------------------------------------------------------------------------
 
 
