@@ -3,6 +3,8 @@
 //! `start_response` encodes status and fields at once, since that is also how they are checked. Who looks at
 //! `response_headers` gets a list made of them, and from then on the list is what is sent.
 
+#![forbid(unsafe_code)]
+
 use greenrust::http::{ResponseEncoder, ResponseError, Version};
 use pyo3::exceptions::{PyTypeError, PyUnicodeError, PyValueError};
 use pyo3::prelude::*;

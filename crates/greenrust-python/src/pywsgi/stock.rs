@@ -1,5 +1,7 @@
 //! What `gevent.pywsgi` tells the native driver about its own classes, so that the driver knows what a program overrides.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::c_int;
 
 use pyo3::exceptions::PyRuntimeError;
