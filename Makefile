@@ -60,8 +60,8 @@ test-real: $(REAL_VENV)/.ready
 	$(real_bin)/python -m pytest --implementation=gevent $(PYTEST_ARGS)
 
 stubtest: install
-	cd $(VENV) && bin/python -m mypy.stubtest gevent --concise \
-	    --allowlist $(CURDIR)/tests/stubtest_allowlist.txt
+	cd $(VENV) && bin/python -m mypy.stubtest gevent --concise --ignore-disjoint-bases \
+	    --mypy-config-file $(CURDIR)/pyproject.toml --allowlist $(CURDIR)/tests/stubtest_allowlist.txt
 
 test-greenrust: install
 	$(bin)/python -m pytest --implementation=greenrust $(PYTEST_ARGS)

@@ -1,4 +1,5 @@
 """`python -m gevent.monkey script`: run a script with the standard library patched."""
 from gevent.monkey import main
 
-main()
+if __name__ == "__main__":
+    main()
