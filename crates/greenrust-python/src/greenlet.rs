@@ -1198,6 +1198,9 @@ impl PyGeventGreenlet {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         let fields = &*self.fields;
         if let Ok(value) = fields.function.try_borrow() {
             visit.call(&*value)?;

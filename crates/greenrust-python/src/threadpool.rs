@@ -569,6 +569,9 @@ impl PyThreadPool {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         match self.fields.hub_object.try_borrow() {
             Ok(hub) => visit.call(&*hub),
             Err(_) => Ok(()),
