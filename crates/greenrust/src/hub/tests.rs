@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::sys::Interest;
 
 struct Closure<F>(F);
 
