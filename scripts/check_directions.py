@@ -39,7 +39,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{BINDING}/fastcall.rs": "functions of the C calling convention, and their arguments",
     f"{BINDING}/socket.rs": "a class over _socket's struct, and system calls on memory that Python owns",
     f"{BINDING}/gil.rs": "Sync for what the GIL guards",
-    f"{BINDING}/greenlet.rs": "owned and borrowed object pointers",
+    f"{BINDING}/greenlet/mod.rs": "owned and borrowed object pointers",
     f"{BINDING}/host.rs": "the current greenlet of the thread, as a borrowed pointer",
     f"{BINDING}/hub.rs": "thread-local pointers to the hub object",
     f"{BINDING}/local.rs": "descriptors called by their slots, and the dictionary that was used last",
