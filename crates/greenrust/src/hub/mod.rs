@@ -18,7 +18,6 @@
 //! - Under a host with a global lock (Python's), other threads may push wake-ups while they hold that lock; the hub
 //!   gives it up only inside [`Host::poll`].
 
-mod descriptors;
 mod host;
 mod io;
 mod raw;
@@ -26,7 +25,9 @@ mod remote;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io::Result as IoResult;
 use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub use remote::{Job, Remote};
 use crate::clock::{Clock, Instant};
 use crate::context::{Context, State, Switcher};
 use crate::stack::StackError;
-use crate::sys::{Events, fault};
+use crate::sys::{Events, Interest, fault};
 use crate::timers::{TimerKey, Timers};
 
 /// How many hand-overs happen before the hub looks at the time.
@@ -229,6 +230,17 @@ impl Hub {
         drop(forgotten);
     }
 
+    /// Notes that the hub's thread is gone and could not close it, as in the child of a fork. What the hub holds stays.
+    pub fn disown(&self) {
+        self.is_closed.set(true);
+        self.host_data.set(std::ptr::null());
+    }
+
+    /// Says whether the hub was closed: its thread has ended, or is about to.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+
     /// Ends the hub's part in its thread: closes it, and frees it once no greenlet refers to it. A host that shares
     /// greenlets between threads calls this while it holds its lock; else the end of the thread does.
     ///
@@ -411,7 +423,7 @@ impl Hub {
 
     /// Starts a scheduled greenlet. Returns false if it can't or must not start.
     fn start(&self, greenlet: &RawGreenlet) -> bool {
-        if greenlet.state() != State::Unstarted {
+        if greenlet.state() != State::Unstarted || !std::ptr::eq(greenlet.hub(), self) {
             return false;
         }
         match self.prepare(greenlet) {
@@ -440,7 +452,7 @@ impl Hub {
     /// `to` must have started and must not have finished; the caller keeps a handle of it until it runs.
     #[inline]
     pub fn transfer(&self, to: &RawGreenlet) {
-        assert!(to.state() == State::Started && std::ptr::eq(to.0.hub, self), "cannot transfer to {to:?}");
+        assert!(to.state() == State::Started && std::ptr::eq(to.hub(), self), "cannot transfer to {to:?}");
         if self.is_running(to) {
             return;
         }
@@ -586,6 +598,196 @@ impl Hub {
                 TimerAction::Call(call) => self.call(call),
             }
         }
+    }
+
+    // -- descriptors -----------------------------------------------------------------------------------------
+
+    fn inner_loop(&self) -> IoResult<Rc<Loop>> {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            return Ok(inner.clone());
+        }
+        use std::os::fd::AsFd;
+        let remote = self.remote()?;
+        let inner = Rc::new(Loop {
+            io: RefCell::new(io::Io::new(remote.wakeup().as_fd())?),
+            events: RefCell::new(Events::with_capacity(512)),
+        });
+        *self.inner_loop.borrow_mut() = Some(inner.clone());
+        Ok(inner)
+    }
+
+    /// Returns the handle by which other threads reach this hub.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when there is no descriptor left for the wake-up.
+    pub fn remote(&self) -> IoResult<Remote> {
+        if let Some(remote) = &*self.remote.borrow() {
+            return Ok(remote.clone());
+        }
+        let remote = Remote::new()?;
+        *self.remote.borrow_mut() = Some(remote.clone());
+        Ok(remote)
+    }
+
+    /// Returns the poller's descriptor, which is readable when there are events.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when there is no descriptor left to make a poller.
+    pub fn descriptor(&self) -> IoResult<RawFd> {
+        use std::os::fd::{AsFd, AsRawFd};
+        Ok(self.inner_loop()?.io.borrow().poller().as_fd().as_raw_fd())
+    }
+
+    /// Registers a non-blocking socket of ours for its whole life; a second time does nothing.
+    ///
+    /// # Errors
+    ///
+    /// EPERM for what can't be waited for (regular files), EBADF, ENOSPC, EMFILE.
+    pub fn register(&self, descriptor: RawFd) -> IoResult<()> {
+        self.inner_loop()?.io.borrow_mut().register(descriptor)
+    }
+
+    /// Ends a registration, before the descriptor is closed; waiters go on with [`Wake::Closed`].
+    pub fn deregister(&self, descriptor: RawFd) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().deregister(descriptor);
+        }
+    }
+
+    /// Notes that a system call on a registered socket moved less than it was asked for, so that the next would block.
+    #[inline]
+    pub fn clear_ready(&self, descriptor: RawFd, direction: Direction) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().clear(descriptor, direction);
+        }
+    }
+
+    /// Notes that a system call on a registered socket said EAGAIN.
+    #[inline]
+    pub fn mark_blocked(&self, descriptor: RawFd, direction: Direction) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().mark_blocked(descriptor, direction);
+        }
+    }
+
+    /// Has those who wait for the registered socket in this direction go on with [`Wake::Closed`].
+    pub fn cancel_waiters(&self, descriptor: RawFd, direction: Direction) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().cancel(descriptor, direction);
+        }
+    }
+
+    /// Says whether a system call on the socket is worth trying: it is not known to block.
+    #[inline]
+    pub fn is_ready(&self, descriptor: RawFd, direction: Direction) -> bool {
+        self.inner_loop.borrow().as_ref().is_none_or(|inner| inner.io.borrow_mut().is_ready(descriptor, direction))
+    }
+
+    /// Says whether a greenlet waits for the registered socket in this direction.
+    pub fn has_waiter(&self, descriptor: RawFd, direction: Direction) -> bool {
+        self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow_mut().has_waiter(descriptor, direction))
+    }
+
+    /// Parks until the registered socket is ready. Register first, and try the system call first.
+    ///
+    /// # Errors
+    ///
+    /// [`ParkInHub`] in the hub greenlet.
+    pub fn wait_ready(
+        &self,
+        descriptor: RawFd,
+        direction: Direction,
+        deadline: Option<Instant>,
+    ) -> Result<Wake, ParkInHub> {
+        if self.is_ready(descriptor, direction) {
+            return Ok(Wake::Unparked);
+        }
+        let waiting_for = match direction {
+            Direction::Read => WaitingFor::Read(descriptor),
+            Direction::Write => WaitingFor::Write(descriptor),
+        };
+        let waker = self.begin_park(waiting_for)?;
+        let inner = self.inner_loop.borrow().clone().expect("a registered descriptor has made the loop");
+        inner.io.borrow_mut().add_waiter(descriptor, direction, waker.clone());
+        let wake = match deadline {
+            None => self.park(&waker),
+            Some(deadline) => self.park_until(&waker, deadline, true),
+        };
+        if !matches!(wake, Wake::Unparked | Wake::Closed) {
+            inner.io.borrow_mut().remove_waiter(descriptor, direction, &waker);
+        }
+        Ok(wake)
+    }
+
+    /// Adds a level-triggered wait for a descriptor that is not ours.
+    ///
+    /// # Errors
+    ///
+    /// EPERM for what is always ready (regular files), EBADF.
+    pub fn add_level(&self, descriptor: RawFd, interest: Interest, sink: Sink) -> IoResult<LevelKey> {
+        self.inner_loop()?.io.borrow_mut().add_level(descriptor, interest, sink)
+    }
+
+    /// Ends a level-triggered wait.
+    pub fn remove_level(&self, key: LevelKey) {
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().remove_level(key);
+        }
+    }
+
+    /// Wakes whoever waits level-triggered for a descriptor that is about to be closed; says whether there was one.
+    pub fn close_level(&self, descriptor: RawFd) -> bool {
+        self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow_mut().close_level(descriptor))
+    }
+
+    /// Parks until a descriptor that is not ours is ready.
+    ///
+    /// # Errors
+    ///
+    /// The outer error is [`ParkInHub`]; the inner one EBADF, or EPERM for what is always ready (regular files).
+    pub fn wait_level(
+        &self,
+        descriptor: RawFd,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> Result<IoResult<Wake>, ParkInHub> {
+        let waiting_for = if interest.read { WaitingFor::Read(descriptor) } else { WaitingFor::Write(descriptor) };
+        let waker = self.begin_park(waiting_for)?;
+        let key = match self.add_level(descriptor, interest, Sink::Waker(waker.clone())) {
+            Ok(key) => key,
+            Err(error) => {
+                waker.greenlet.end_park();
+                return Ok(Err(error));
+            }
+        };
+        let wake = match deadline {
+            None => self.park(&waker),
+            Some(deadline) => self.park_until(&waker, deadline, true),
+        };
+        if !matches!(wake, Wake::Unparked | Wake::Closed) {
+            self.remove_level(key);
+        }
+        Ok(Ok(wake))
+    }
+
+    /// Makes the hub usable in the child of a fork, which shares the parent's pollers: registers everything anew.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when there is no descriptor left.
+    pub fn reinit_after_fork(&self) -> IoResult<()> {
+        use std::os::fd::AsFd;
+        if self.remote.borrow().is_none() {
+            return Ok(());
+        }
+        let remote = Remote::new()?;
+        if let Some(inner) = &*self.inner_loop.borrow() {
+            inner.io.borrow_mut().reinit(remote.wakeup().as_fd())?;
+        }
+        *self.remote.borrow_mut() = Some(remote);
+        Ok(())
     }
 
     // -- the loop --------------------------------------------------------------------------------------------
@@ -818,4 +1020,201 @@ impl NewCyclicHub for Box<Hub> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    struct Closure<F>(F);
+
+    impl<F: FnOnce()> Body for Closure<F> {
+        fn run(self: Box<Self>, _greenlet: &RawGreenlet) -> RawGreenlet {
+            (self.0)();
+            Hub::current().next()
+        }
+
+        fn refused(self: Box<Self>, _greenlet: &RawGreenlet, error: StackError) {
+            panic!("{error}");
+        }
+    }
+
+    fn spawn(hub: &Hub, body: impl FnOnce() + 'static) -> RawGreenlet {
+        let greenlet = RawGreenlet::new(hub, Box::new(Closure(body)));
+        hub.push_start(greenlet.clone());
+        greenlet
+    }
+
+    fn sleep(hub: &Hub, seconds: u64) -> Wake {
+        let waker = hub.begin_park(WaitingFor::Sleep).unwrap();
+        hub.park_until(&waker, hub.clock().now().after(Duration::from_secs(seconds)), true)
+    }
+
+    /// Each test in a thread of its own, as a hub belongs to a thread.
+    fn in_thread(test: impl FnOnce(&'static Hub) + Send + 'static) {
+        std::thread::spawn(|| test(Hub::with_mock_clock())).join().unwrap();
+    }
+
+    #[test]
+    fn greenlets_take_turns_in_the_order_of_their_start() {
+        in_thread(|hub| {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            for name in ["a", "b", "c"] {
+                let log = log.clone();
+                spawn(hub, move || {
+                    for round in 0..3 {
+                        log.borrow_mut().push((name, round));
+                        assert_eq!(Hub::current().yield_now(), Ok(Wake::Unparked));
+                    }
+                });
+            }
+            assert_eq!(sleep(hub, 1), Wake::TimedOut);
+            let expected: Vec<_> = (0..3).flat_map(|round| ["a", "b", "c"].map(|name| (name, round))).collect();
+            assert_eq!(*log.borrow(), expected);
+        });
+    }
+
+    #[test]
+    fn sleepers_wake_by_deadline_without_real_time_passing() {
+        in_thread(|hub| {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            for seconds in [300, 100, 200] {
+                let log = log.clone();
+                spawn(hub, move || {
+                    sleep(Hub::current(), seconds);
+                    log.borrow_mut().push(seconds);
+                });
+            }
+            sleep(hub, 1000);
+            assert_eq!(*log.borrow(), [100, 200, 300]);
+        });
+    }
+
+    #[test]
+    fn a_late_wakeup_is_refused() {
+        in_thread(|hub| {
+            let waker = hub.begin_park(WaitingFor::Turn).unwrap();
+            assert!(waker.unpark());
+            assert!(!waker.unpark());
+            assert_eq!(hub.park(&waker), Wake::Unparked);
+            assert!(!waker.unpark());
+        });
+    }
+
+    #[test]
+    fn a_callback_runs_in_the_hub_greenlet_where_nothing_may_park() {
+        in_thread(|hub| {
+            let seen = Rc::new(Cell::new(None));
+            let answer = seen.clone();
+            hub.push_call(move |hub| answer.set(Some(hub.begin_park(WaitingFor::Turn).is_err())));
+            hub.yield_now().unwrap();
+            hub.yield_now().unwrap();
+            assert_eq!(seen.get(), Some(true));
+        });
+    }
+
+    #[test]
+    fn the_root_is_interrupted_when_nothing_can_wake_it() {
+        in_thread(|hub| {
+            let waker = hub.begin_park(WaitingFor::Object("Event", 0)).unwrap();
+            assert_eq!(hub.park(&waker), Wake::Interrupted);
+            assert!(hub.root().take_interrupt().unwrap().is::<LoopExit>());
+        });
+    }
+
+    #[test]
+    fn the_loop_ends_after_a_callback_that_was_the_last_to_run() {
+        in_thread(|hub| {
+            hub.push_call(|_| {});
+            let waker = hub.begin_park(WaitingFor::Object("Event", 0)).unwrap();
+            assert_eq!(hub.park(&waker), Wake::Interrupted);
+            assert!(hub.root().take_interrupt().unwrap().is::<LoopExit>());
+        });
+    }
+
+    #[test]
+    fn another_thread_wakes_a_waiting_hub() {
+        in_thread(|hub| {
+            let remote = hub.remote().unwrap();
+            hub.hold();
+            let waker = hub.begin_park(WaitingFor::Thread).unwrap();
+            thread_local! { static WAKER: RefCell<Option<Waker>> = const { RefCell::new(None) }; }
+            WAKER.set(Some(waker.clone()));
+            let sender = std::thread::spawn(move || {
+                assert!(remote.post(|_| {
+                    WAKER.take().unwrap().unpark();
+                }));
+            });
+            assert_eq!(hub.park(&waker), Wake::Unparked);
+            hub.release();
+            sender.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_interrupt_is_delivered_once_at_a_park_and_a_given_wakeup_is_not_lost() {
+        in_thread(|hub| {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            let slot: Rc<RefCell<Option<Waker>>> = Rc::default();
+            let greenlet = {
+                let (log, slot) = (log.clone(), slot.clone());
+                spawn(hub, move || {
+                    let hub = Hub::current();
+                    for _ in 0..3 {
+                        let waker = hub.begin_park(WaitingFor::Turn).unwrap();
+                        *slot.borrow_mut() = Some(waker.clone());
+                        let wake = hub.park(&waker);
+                        log.borrow_mut().push(wake);
+                        if wake == Wake::Interrupted {
+                            hub.running().take_interrupt().unwrap();
+                        }
+                    }
+                })
+            };
+            hub.yield_now().unwrap();
+            assert!(slot.take().unwrap().unpark());
+            greenlet.interrupt(Box::new("interrupt"));
+            hub.yield_now().unwrap();
+            assert_eq!(*log.borrow(), [Wake::Unparked, Wake::Interrupted]);
+            assert!(slot.take().unwrap().unpark());
+            hub.yield_now().unwrap();
+            assert_eq!(greenlet.state(), State::Finished);
+        });
+    }
+
+    #[test]
+    fn closing_a_registered_socket_wakes_its_waiter() {
+        in_thread(|hub| {
+            use std::os::fd::AsRawFd;
+            let (one, _two) = std::os::unix::net::UnixStream::pair().unwrap();
+            one.set_nonblocking(true).unwrap();
+            let descriptor = one.as_raw_fd();
+            hub.register(descriptor).unwrap();
+            let seen = Rc::new(Cell::new(None));
+            let answer = seen.clone();
+            spawn(hub, move || {
+                answer.set(Some(Hub::current().wait_ready(descriptor, Direction::Read, None).unwrap()));
+            });
+            hub.yield_now().unwrap();
+            assert!(hub.has_waiter(descriptor, Direction::Read));
+            hub.deregister(descriptor);
+            hub.yield_now().unwrap();
+            assert_eq!(seen.get(), Some(Wake::Closed));
+        });
+    }
+
+    #[test]
+    fn a_foreign_descriptor_is_waited_for_by_level() {
+        in_thread(|hub| {
+            use std::io::Write;
+            use std::os::fd::AsRawFd;
+            let (one, mut two) = std::os::unix::net::UnixStream::pair().unwrap();
+            let interest = Interest { read: true, write: false };
+            spawn(hub, move || {
+                two.write_all(b"x").unwrap();
+                std::mem::forget(two);
+            });
+            for _ in 0..2 {
+                assert_eq!(hub.wait_level(one.as_raw_fd(), interest, None).unwrap().unwrap(), Wake::Unparked);
+            }
+            assert!(hub.wait_level(-1, interest, None).unwrap().is_err());
+        });
+    }
+}

@@ -96,7 +96,8 @@ enum Parking {
 
 pub(super) struct Inner {
     pub(super) context: Context,
-    pub(super) hub: *const Hub,
+    /// Changes only before the start.
+    pub(super) hub: Cell<*const Hub>,
     parking: Cell<Parking>,
     ticket: Cell<u32>,
     wake: Cell<Wake>,
@@ -109,7 +110,7 @@ pub(super) struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: a hub stays allocated while a greenlet refers to it.
-        let hub = unsafe { &*self.hub };
+        let hub = unsafe { &*self.hub.get() };
         hub.greenlets.set(hub.greenlets.get() - 1);
         hub.free_if_last();
     }
@@ -129,7 +130,7 @@ impl RawGreenlet {
     pub(super) fn with_context(hub: *const Hub, context: Context, body: Option<Box<dyn Body>>) -> Self {
         Self(Rc::new(Inner {
             context,
-            hub,
+            hub: Cell::new(hub),
             parking: Cell::new(Parking::Out),
             ticket: Cell::new(0),
             wake: Cell::new(Wake::Unparked),
@@ -182,7 +183,22 @@ impl RawGreenlet {
     /// Returns the hub that the greenlet belongs to. Compare only: it may be another thread's.
     #[inline]
     pub fn hub(&self) -> *const Hub {
-        self.0.hub
+        self.0.hub.get()
+    }
+
+    /// Makes an unstarted greenlet one of `hub`'s thread, which will start it. An entry that its former hub's run queue
+    /// has of it is void.
+    ///
+    /// # Panics
+    ///
+    /// If the greenlet has started.
+    pub fn move_to(&self, hub: &Hub) {
+        assert_eq!(self.state(), State::Unstarted, "a greenlet stays in the thread that it was started in");
+        hub.greenlets.set(hub.greenlets.get() + 1);
+        // SAFETY: a hub stays allocated while a greenlet refers to it.
+        let former = unsafe { &*self.0.hub.replace(hub) };
+        former.greenlets.set(former.greenlets.get() - 1);
+        former.free_if_last();
     }
 
     /// Says whether the greenlet is parked and nothing has woken it yet.
@@ -284,7 +300,7 @@ impl Waker {
         inner.parking.set(Parking::Woken);
         inner.wake.set(wake);
         // SAFETY: a hub outlives the greenlets that are parked in it: it ends them before it goes away.
-        unsafe { (*inner.hub).push_resume(self.clone()) };
+        unsafe { (*inner.hub.get()).push_resume(self.clone()) };
         true
     }
 
