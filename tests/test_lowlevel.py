@@ -1,5 +1,6 @@
 """The raw greenlet API: switch, throw, parents, frames, tracing, exception state, garbage."""
 import contextlib
+import contextvars
 import gc
 import sys
 import threading
@@ -8,7 +9,8 @@ import weakref
 
 import gevent
 import pytest
-from implementation import lowlevel
+from gevent.event import Event
+from implementation import lowlevel, run_script
 
 greenlet = lowlevel.greenlet
 getcurrent = lowlevel.getcurrent
@@ -856,3 +858,442 @@ def test_import_of_greenlet_gives_the_same_world():
     module = pytest.importorskip("greenlet")
     assert module.getcurrent() is gevent.getcurrent()
     assert gevent.spawn(lambda: module.getcurrent() is gevent.getcurrent()).get()
+
+
+# -- what is refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 1, "42", object()])
+@pytest.mark.parametrize("state", ["unstarted", "suspended"])
+def test_parent_must_be_a_greenlet(value, state):
+    g = greenlet(lambda: getcurrent().parent.switch())
+    if state == "suspended":
+        g.switch()
+    with pytest.raises(TypeError, match=f"Expected any type of greenlet, not {type(value).__name__}"):
+        g.parent = value
+    assert g.parent is getcurrent()
+    g.throw()
+
+
+def test_parent_given_as_none_is_the_current_greenlet():
+    assert greenlet(parent=None).parent is getcurrent()
+    with pytest.raises(TypeError, match="Expected any type of greenlet, not int"):
+        greenlet(None, 1)
+
+
+def test_parent_and_context_can_not_be_deleted():
+    g = greenlet(lambda: None)
+    with pytest.raises(AttributeError, match="can't delete attribute"):
+        del g.parent
+    with pytest.raises(AttributeError, match="can't delete context attribute"):
+        del g.gr_context
+
+
+def test_main_greenlet_takes_no_parent():
+    for value in (None, getcurrent()):
+        with pytest.raises(AttributeError, match="cannot set the parent of a main greenlet"):
+            getcurrent().parent = value
+    with pytest.raises(AttributeError, match="can't delete attribute"):
+        del getcurrent().parent
+
+
+def test_context_may_be_set_to_none():
+    g = greenlet(lambda: None)
+    g.gr_context = contextvars.copy_context()
+    g.gr_context = None
+    assert g.gr_context is None
+
+
+def test_run_may_be_none_until_it_is_called():
+    g = greenlet(run=None)
+    assert g.run is None
+    with pytest.raises(TypeError, match="not callable"):
+        g.switch()
+
+
+def test_run_that_is_missing_may_be_deleted():
+    g = greenlet()
+    del g.run
+    assert not hasattr(g, "run")
+
+
+@pytest.mark.parametrize("thrown", [(), (ValueError,)])
+def test_throw_into_a_greenlet_without_run_raises_attribute_error_and_leaves_it_pending(thrown):
+    g = greenlet()
+    with pytest.raises(AttributeError, match="run"):
+        g.throw(*thrown)
+    assert not g.dead
+    g.run = lambda: "started later"
+    assert g.switch() == "started later"
+
+
+# -- greenlets and threads --------------------------------------------------------------------------------
+
+
+class OtherThread:
+    """A thread that makes greenlets with `make()`, and holds still until it is let go on, step by step."""
+
+    def __init__(self, make, *steps):
+        self.made = []
+        self._steps = steps
+        self._go = [threading.Event() for _ in range(len(steps) + 1)]
+        self._done = [threading.Event() for _ in range(len(steps) + 1)]
+        self._thread = threading.Thread(target=self._run, args=(make,))
+        self._thread.start()
+        assert self._done[0].wait(10)
+
+    def _run(self, make):
+        make(self.made)
+        self._done[0].set()
+        for number, step in enumerate(self._steps):
+            self._go[number].wait(10)
+            step()
+            self._done[number + 1].set()
+        self._go[-1].wait(10)
+
+    def step(self, number=0):
+        self._go[number].set()
+        assert self._done[number + 1].wait(10)
+
+    def end(self):
+        for event in self._go:
+            event.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def make_suspended(made):
+    made.append(greenlet(lambda: getcurrent().parent.switch()))
+    made[0].switch()
+
+
+def test_switch_to_a_suspended_greenlet_of_another_thread_names_both_threads():
+    other = OtherThread(make_suspended, lambda: other.made[0].throw())
+    try:
+        for call in (other.made[0].switch, other.made[0].throw):
+            with pytest.raises(lowlevel.error, match="(?s)Cannot switch to a different thread.*Current.*Expected"):
+                call()
+        assert repr(other.made[0]).endswith(" suspended active started>")
+        other.step()
+    finally:
+        other.end()
+
+
+def test_greenlets_of_a_thread_that_has_ended_are_dead():
+    other = OtherThread(lambda made: (make_suspended(made), made.append(getcurrent())))
+    other.end()
+    gevent.sleep(0.05)   # PyPI's greenlet learns of it a moment later
+    getcurrent()
+    for g in other.made:
+        assert g.dead
+        assert not g
+        assert g.gr_frame is None
+        assert g.gr_context is None
+        assert repr(g).endswith(" (thread exited) dead>")
+        for call in (g.switch, g.throw):
+            with pytest.raises(lowlevel.error, match="different thread .which happens to have exited."):
+                call()
+
+
+def test_frame_of_a_greenlet_that_runs_in_another_thread_is_not_shown():
+    running, go_on = threading.Event(), threading.Event()
+    made = []
+
+    def run():
+        made.append(getcurrent())
+        running.set()
+        go_on.wait(10)
+
+    thread = threading.Thread(target=lambda: greenlet(run).switch())
+    thread.start()
+    running.wait(10)
+    try:
+        assert made[0].gr_frame is None
+        with pytest.raises(ValueError, match="running in a different thread"):
+            made[0].gr_context   # noqa: B018
+    finally:
+        go_on.set()
+        thread.join(10)
+
+
+def test_frames_of_greenlets_that_are_suspended_in_another_thread_are_shown():
+    other = OtherThread(make_suspended, lambda: other.made[0].throw())
+    try:
+        assert traceback.extract_stack(other.made[0].gr_frame)[-1].name == "<lambda>"
+        other.step()
+    finally:
+        other.end()
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["thread runs", "thread ended"])
+def test_unstarted_greenlet_goes_to_the_thread_of_its_new_parent(ended):
+    other = OtherThread(lambda made: made.append(greenlet(lambda: threading.get_ident())))
+    if ended:
+        other.end()
+    try:
+        g = other.made[0]
+        g.parent = getcurrent()
+        assert g.switch() == threading.get_ident()
+        assert g.dead
+    finally:
+        other.end()
+
+
+def test_unstarted_greenlet_of_another_thread_is_refused_at_the_switch():
+    other = OtherThread(lambda made: made.append(getcurrent()))
+    try:
+        g = greenlet(lambda: None, parent=other.made[0])
+        with pytest.raises(lowlevel.error, match="Cannot switch to a different thread"):
+            g.switch()
+        g.parent = getcurrent()
+        g.switch()
+        assert g.dead
+    finally:
+        other.end()
+
+
+def test_started_greenlet_stays_in_its_thread():
+    other = OtherThread(make_suspended, lambda: other.made[0].throw())
+    try:
+        with pytest.raises(ValueError, match="parent cannot be on a different thread"):
+            other.made[0].parent = getcurrent()
+        other.step()
+    finally:
+        other.end()
+
+
+def test_look_up_of_run_may_move_the_greenlet_to_another_thread():
+    other = OtherThread(make_suspended, lambda: other.made[0].throw())
+
+    class Convoluted(greenlet):
+        def __getattribute__(self, name):
+            if name == "run":
+                self.parent = other.made[0]
+            return super().__getattribute__(name)
+
+    try:
+        with pytest.raises(lowlevel.error, match="Cannot switch to a different thread"):
+            Convoluted(lambda: None).switch()
+        other.step()
+    finally:
+        other.end()
+
+
+def dropped_in_another_thread(*steps):
+    """Drop the last reference to a suspended greenlet here; return its thread and where it notes its end."""
+    ended = []
+
+    def run():
+        try:
+            getcurrent().parent.switch()
+        finally:
+            ended.append(threading.get_ident())
+
+    def make(made):
+        made.extend([greenlet(run), threading.get_ident()])
+        made[0].switch()
+
+    other = OtherThread(make, *steps)
+    del other.made[0]
+    gc.collect()
+    assert ended == []
+    return other, ended
+
+
+@pytest.mark.parametrize("call", [getcurrent, greenlet, lambda: greenlet(lambda: None).switch()],
+                         ids=["getcurrent", "greenlet", "switch"])
+def test_greenlet_dropped_in_another_thread_ends_at_the_next_call_of_its_own(call):
+    other, ended = dropped_in_another_thread(call)
+    try:
+        other.step()
+        assert ended == other.made
+    finally:
+        other.end()
+
+
+@pytest.mark.ours_only("PyPI's greenlet does not end it where its thread calls nothing of greenlet's before the end")
+def test_greenlet_dropped_in_another_thread_ends_with_its_own():
+    other, ended = dropped_in_another_thread()
+    other.end()
+    assert ended == other.made
+
+
+@pytest.mark.ours_only("gevent's hub does not look at the greenlets that other threads have dropped")
+def test_greenlet_dropped_in_another_thread_ends_while_its_own_waits_in_the_loop():
+    ended, made = [], []
+    ready = threading.Event()
+
+    def thread():
+        asynchronous = gevent.get_hub().loop.async_()
+        waiter = Event()
+        asynchronous.start(waiter.set)
+
+        def run():
+            try:
+                getcurrent().parent.switch()
+            finally:
+                ended.append(threading.get_ident())
+                waiter.set()
+
+        made.extend([greenlet(run), threading.get_ident(), asynchronous])
+        made[0].switch()
+        gevent.spawn(ready.set)
+        waiter.wait(10)
+        asynchronous.close()
+
+    other = threading.Thread(target=thread)
+    other.start()
+    ready.wait(10)
+    del made[0]
+    other.join(10)
+    assert ended == made[:1]
+
+
+def test_greenlets_dropped_by_many_threads_leave_no_references_to_their_class():
+    class Sub(greenlet):
+        pass
+
+    before = sys.getrefcount(Sub)
+    threads = []
+    for _ in range(20):
+        def make(made):
+            made.append(Sub(lambda: getcurrent().parent.switch()))
+            made[0].switch()
+        threads.append(OtherThread(make, getcurrent))
+    for other in threads:
+        other.made.clear()
+    for other in threads:
+        other.step()
+        other.end()
+    gc.collect()
+    assert sys.getrefcount(Sub) == before
+
+
+# -- the end of a greenlet that nobody refers to -----------------------------------------------------------
+
+
+def test_greenlet_that_survives_its_deallocation_has_its_parent_again():
+    main = getcurrent()
+    elsewhere = greenlet(lambda value: None)
+    seen = []
+
+    def run():
+        try:
+            main.switch()
+        except GreenletExit:
+            seen.extend([getcurrent().parent, getcurrent()])
+            main.switch()
+
+    g = greenlet(run, parent=elsewhere)
+    g.switch()
+    del g
+    parent, survivor = seen
+    seen.clear()
+    assert parent is main
+    assert survivor.parent is elsewhere
+    survivor.switch()
+    assert survivor.dead
+
+
+@pytest.mark.ours_only("PyPI's greenlet leaves the survivor of a subclass untracked")
+def test_survivor_of_a_subclass_is_seen_by_the_collector_again():
+    main = getcurrent()
+    seen = []
+
+    class Sub(greenlet):
+        pass
+
+    def run():
+        try:
+            main.switch()
+        except GreenletExit:
+            seen.append(getcurrent())
+            main.switch()
+
+    Sub(run).switch()
+    assert gc.is_tracked(seen[0])
+    survivor = weakref.ref(seen[0])
+    seen[0].cycle = seen[0]
+    seen.pop().switch()
+    gc.collect()
+    assert survivor() is None
+
+
+def test_greenlet_that_refuses_to_end_is_kept(monkeypatch, capfd):
+    main = getcurrent()
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: sys.stderr.write(f"{unraisable.exc_value}"))
+    refused = []
+
+    def run():
+        for _ in range(3):
+            try:
+                main.switch()
+            except GreenletExit:
+                refused.append(True)
+        return "ended"
+
+    g = greenlet(run)
+    g.switch()
+    address = id(g)
+    del g
+    assert refused == [True]
+    assert "not" in capfd.readouterr().err
+    gc.collect()
+    # Kept, suspended where it was: its frames are whole.
+    kept = [thing for thing in gc.get_objects() if isinstance(thing, greenlet) and id(thing) == address]
+    assert len(kept) == 1
+    kept[0].switch()
+    assert kept[0].switch() == "ended"
+
+
+def test_arguments_survive_a_finalizer_that_switches_before_the_start():
+    main = getcurrent()
+    seen = []
+
+    class Callable:
+        def __del__(self):
+            main.switch("from the finalizer")
+
+    class Sub(greenlet):
+        def __getattribute__(self, name):
+            return seen.append if name == "run" else super().__getattribute__(name)
+
+    g = Sub(Callable())
+    g.switch("argument")
+    while not g.dead:
+        g.switch()
+    assert seen == ["argument"]
+
+
+def test_fork_leaves_the_greenlets_of_the_forking_thread_alone():
+    completed = run_script("""
+        import os, threading, gevent
+        greenlet, getcurrent = lowlevel.greenlet, lowlevel.getcurrent
+        started, done = threading.Event(), threading.Event()
+        def other():
+            g = greenlet(lambda: getcurrent().parent.switch())
+            g.switch()
+            started.set()
+            done.wait()
+        thread = threading.Thread(target=other)
+        thread.start()
+        started.wait()
+        ended = []
+        def run():
+            try:
+                getcurrent().parent.switch()
+            except BaseException as error:
+                ended.append(error)
+        g = greenlet(run)
+        g.switch()
+        child = os.fork()
+        if not child:
+            alive = not g.dead and not ended
+            g.switch()
+            os._exit(0 if alive and g.dead and not ended else 1)
+        done.set()
+        thread.join()
+        g.switch()
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """)
+    assert completed.returncode == 0, completed.stderr

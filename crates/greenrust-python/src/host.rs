@@ -11,7 +11,7 @@
 //! switched or threw to it by hand.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use greenrust::hub::{Host, Hub, RawGreenlet, WaitingFor, Wake, Waker};
 use greenrust::wait_queue::WaitError;
@@ -47,8 +47,16 @@ pub struct Thread {
     pub hub: Cell<*mut ffi::PyObject>,
     trace: Cell<Option<Py<PyAny>>>,
     is_traced: Cell<bool>,
+    /// Suspended greenlets that another thread dropped: they are to end here, where their code belongs.
+    dropped: RefCell<Vec<Py<PyGreenlet>>>,
+    /// Whether Python code may run at the next arrival: there is a trace function, or something in `dropped`.
+    arrives_with_care: Cell<bool>,
     /// CPython's record of the thread, as the greenlet that left last saw it.
     state: Cell<thread_state::Running>,
+    /// The greenlet object that is being deallocated and ends now, or null: whoever drops it waits for it.
+    pub deallocating: Cell<*mut ffi::PyObject>,
+    /// Whether the thread's end has begun: what is made for the thread from now on is forgotten by it.
+    pub is_ending: Cell<bool>,
     /// The list of the thread's greenlets that have begun and not ended.
     first_active: Cell<*mut ffi::PyObject>,
 }
@@ -63,7 +71,11 @@ thread_local! {
             hub: Cell::new(std::ptr::null_mut()),
             trace: Cell::new(None),
             is_traced: Cell::new(false),
+            dropped: RefCell::new(Vec::new()),
+            arrives_with_care: Cell::new(false),
             state: Cell::new(std::ptr::null_mut()),
+            deallocating: Cell::new(std::ptr::null_mut()),
+            is_ending: Cell::new(false),
             first_active: Cell::new(std::ptr::null_mut()),
         }
     };
@@ -88,6 +100,18 @@ impl Thread {
     pub fn nothing<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         // SAFETY: an owned reference since the thread was adopted.
         unsafe { Bound::from_borrowed_ptr(py, self.nothing.get()) }
+    }
+
+    fn note_care(&self) {
+        self.arrives_with_care.set(self.is_traced.get() || !self.dropped.borrow().is_empty());
+    }
+
+    /// Keeps a suspended greenlet of this thread, which another one dropped, until this one can end it. Returns whether
+    /// it is the first, so that the thread has to be told.
+    pub fn keep_dropped(&self, greenlet: Py<PyGreenlet>) -> bool {
+        self.dropped.borrow_mut().push(greenlet);
+        self.arrives_with_care.set(true);
+        self.dropped.borrow().len() == 1
     }
 
     /// Puts a payload into the mailbox, for the greenlet that is transferred to next.
@@ -139,21 +163,34 @@ fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
         // A thread-local stays where it is until the thread ends, and the hub is this thread's.
         hub.set_host_data(std::ptr::from_ref(thread).cast());
     });
-    py_hub::end_with_thread(py);
+    if !THREAD.with(|thread| thread.is_ending.get()) {
+        py_hub::end_with_thread(py, hub);
+    }
 }
 
 /// Forgets what is kept for the calling thread, which is about to end.
-pub fn abandon_thread(py: Python<'_>) {
-    let held = THREAD.with(|thread| {
-        drop(thread.mailbox.take());
-        thread.is_traced.set(false);
-        thread.first_active.set(std::ptr::null_mut());
-        drop(thread.trace.take());
-        [&thread.nothing, &thread.root, &thread.current].map(|held| held.replace(std::ptr::null_mut()))
-    });
-    for reference in held {
-        // SAFETY: null or an owned reference that the record held.
-        drop(unsafe { Bound::from_owned_ptr_or_opt(py, reference) });
+pub fn abandon_thread(py: Python<'_>, hub: &Hub) {
+    loop {
+        hub.set_host_data(std::ptr::null());
+        let (held, objects) = THREAD.with(|thread| {
+            thread.is_traced.set(false);
+            thread.arrives_with_care.set(false);
+            thread.first_active.set(std::ptr::null_mut());
+            let held = (thread.mailbox.take(), thread.trace.take(), thread.dropped.take());
+            let objects =
+                [&thread.nothing, &thread.root, &thread.current].map(|held| held.replace(std::ptr::null_mut()));
+            (held, objects)
+        });
+        let was_in_use = !objects[0].is_null();
+        drop(held);
+        for object in objects {
+            // SAFETY: null or an owned reference that the record held.
+            drop(unsafe { Bound::from_owned_ptr_or_opt(py, object) });
+        }
+        if !was_in_use {
+            break;
+        }
+        // A finalizer that has run just now may have asked for the current greenlet: forget what that made, too.
     }
 }
 
@@ -165,12 +202,37 @@ pub fn current(py: Python<'_>) -> Bound<'_, PyGreenlet> {
     unsafe { Bound::from_borrowed_ptr(py, THREAD.with(|thread| thread.current.get())).cast_into_unchecked() }
 }
 
+/// Ends the suspended greenlets of the calling thread that other threads have dropped. Python code runs if there are any.
+#[inline]
+pub fn end_dropped(py: Python<'_>) {
+    if THREAD.with(|thread| thread.arrives_with_care.get()) {
+        end_dropped_now(py);
+    }
+}
+
+#[cold]
+fn end_dropped_now(py: Python<'_>) {
+    // PyO3 puts off the drop of an object, perhaps into another thread, while it counts this one as detached.
+    Python::attach(|_| {
+        let dropped = THREAD.with(|thread| {
+            let dropped = thread.dropped.take();
+            thread.note_care();
+            dropped
+        });
+        for greenlet in dropped {
+            // The last reference, as a rule: `tp_dealloc` ends it.
+            drop(greenlet.into_bound(py));
+        }
+    });
+}
+
 /// Sets the thread's trace function and returns the previous one.
 pub fn set_trace(py: Python<'_>, function: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
     // A trace function expects to see the hub between two greenlets.
     runtime(py).set_detour(function.is_some());
     THREAD.with(|thread| {
         thread.is_traced.set(function.is_some());
+        thread.note_care();
         thread.trace.replace(function)
     })
 }
@@ -405,8 +467,9 @@ fn become_current(to: &RawGreenlet) {
     let arrived: *mut ffi::PyObject = to.host().cast();
     // SAFETY: the GIL is held; `object` says why the object is alive.
     unsafe { ffi::Py_INCREF(arrived) };
-    let (left, needs_care) =
-        THREAD.with(|thread| (thread.current.replace(arrived), thread.is_traced.get() || thread.hub.get() == arrived));
+    let (left, needs_care) = THREAD.with(|thread| {
+        (thread.current.replace(arrived), thread.arrives_with_care.get() || thread.hub.get() == arrived)
+    });
     // SAFETY: `left` is the owned reference that `current` held.
     if needs_care || unsafe { ffi::Py_REFCNT(left) } == 1 {
         arrive_with_care(left, arrived);
@@ -443,6 +506,7 @@ fn arrive_with_care(left: *mut ffi::PyObject, arrived: *mut ffi::PyObject) {
         };
     }
     drop(left);
+    end_dropped(py);
     THREAD.with(|thread| thread.mailbox.set(payload));
 }
 

@@ -236,9 +236,6 @@ impl PyHub {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if self.loop_object.if_made().is_none() {
-            return Ok(());
-        }
         match self.loop_object.try_borrow() {
             Ok(object) => visit.call(&*object),
             Err(_) => Ok(()),
@@ -385,20 +382,20 @@ pub fn call_soon(hub: &Bound<'_, PyAny>, call: impl FnOnce(Python<'_>) + 'static
     });
 }
 
-/// Has the thread of a suspended greenlet that nobody refers to end it there.
+/// Has the thread of a suspended greenlet that nobody refers to end it there: at its next call of a greenlet function, in
+/// its loop, or at its end, whatever comes first.
 pub fn end_in_its_thread(greenlet: &Bound<'_, PyGreenlet>) {
-    let hub = greenlet.get().raw().hub();
-    let kept = greenlet.clone().unbind();
-    // SAFETY: the object keeps its thread's hub allocated, and the GIL keeps that thread from running meanwhile.
-    unsafe {
-        (*hub).push_call(move |_| {
+    // SAFETY: the object keeps its thread's hub allocated, and the GIL keeps that thread from running meanwhile. The
+    // host's data is a record of that thread, which takes it back before it ends.
+    let (hub, thread) = unsafe {
+        let hub = &*greenlet.get().raw().hub();
+        (hub, hub.host_data().cast::<Thread>().as_ref())
+    };
+    let Some(thread) = thread else { return };
+    if thread.keep_dropped(greenlet.clone().unbind()) {
+        hub.push_call(|_| {
             // SAFETY: hubs run with the GIL held.
-            let py = Python::assume_attached();
-            let greenlet = kept.into_bound(py);
-            let exit = Payload::Throw(Box::new(GreenletExit::new_err(())));
-            if let Err(error) = PyGreenlet::enter(&greenlet, exit) {
-                error.write_unraisable(py, Some(greenlet.as_any()));
-            }
+            host::end_dropped(unsafe { Python::assume_attached() });
         });
     }
 }
@@ -406,21 +403,16 @@ pub fn end_in_its_thread(greenlet: &Bound<'_, PyGreenlet>) {
 /// Arranges that the thread's greenlets end, and its hub goes, when the thread does: while Python code can still run.
 ///
 /// A capsule in the thread state's dictionary is destroyed when CPython clears that state.
-pub fn end_with_thread(py: Python<'_>) {
+pub fn end_with_thread(py: Python<'_>, hub: &Hub) {
     // SAFETY: the GIL is held; the dictionary is borrowed; a failure leaves the thread without the arrangement.
     unsafe {
         let dictionary = ffi::PyThreadState_GetDict();
         if dictionary.is_null() {
             return;
         }
-        let capsule = ffi::PyCapsule_New(
-            std::ptr::from_ref(Hub::current()).cast_mut().cast(),
-            c"gevent._greenrust.thread".as_ptr(),
-            Some(thread_ends),
-        );
-        if capsule.is_null()
-            || ffi::PyDict_SetItemString(dictionary, c"gevent._greenrust.thread".as_ptr(), capsule) != 0
-        {
+        let capsule =
+            ffi::PyCapsule_New(std::ptr::from_ref(hub).cast_mut().cast(), THREAD_CAPSULE.as_ptr(), Some(thread_ends));
+        if capsule.is_null() || ffi::PyDict_SetItemString(dictionary, THREAD_CAPSULE.as_ptr(), capsule) != 0 {
             ffi::PyErr_Clear();
         }
         ffi::Py_XDECREF(capsule);
@@ -428,21 +420,28 @@ pub fn end_with_thread(py: Python<'_>) {
     let _ = py;
 }
 
+const THREAD_CAPSULE: &std::ffi::CStr = c"gevent._greenrust.thread";
+
 unsafe extern "C" fn thread_ends(capsule: *mut ffi::PyObject) {
     // SAFETY: a destructor runs with the GIL held.
     let py = unsafe { Python::assume_attached() };
-    let runtime = Hub::current();
-    // SAFETY: the capsule is being destroyed, but its content is still there; the pointer is compared only.
-    let hub: *const Hub = unsafe { ffi::PyCapsule_GetPointer(capsule, c"gevent._greenrust.thread".as_ptr()) }.cast();
-    if !std::ptr::eq(hub, runtime) {
-        // The child of a fork clears the states of the threads that it lacks: there is nobody to end them.
-        return;
-    }
+    // SAFETY: made with this name; the content is the hub of the thread whose dictionary goes.
+    let ending: *const Hub = unsafe { ffi::PyCapsule_GetPointer(capsule, THREAD_CAPSULE.as_ptr()).cast() };
+    let runtime = match Hub::if_current() {
+        Some(runtime) if std::ptr::eq(runtime, ending) => runtime,
+        _ => {
+            // A fork's child, or the main thread at the end of the process, clears the states of threads that are gone.
+            // SAFETY: a hub under a host lives until its thread's end retires it, which is this function's part.
+            unsafe { (*ending).disown() };
+            return;
+        }
+    };
     if is_finalizing() || !runtime.is_running(runtime.root()) {
         // Python code can't be relied upon any more: everything is left as it is.
         crate::socket::forget_hub(runtime);
         return;
     }
+    Thread::with(|thread| thread.is_ending.set(true));
     let pending = PyErr::take(py);
     // SAFETY: null or the owned reference that the record held.
     let hub =
@@ -458,12 +457,14 @@ unsafe extern "C" fn thread_ends(capsule: *mut ffi::PyObject) {
         runtime.stop();
         end_here(greenlet);
     }
+    host::end_dropped(py);
     crate::socket::forget_hub(runtime);
     loop_::end_thread(runtime);
     drop(hub);
-    host::abandon_thread(py);
+    host::abandon_thread(py, runtime);
     // SAFETY: the root greenlet runs, as was checked; the GIL is held.
     unsafe { runtime.retire() };
+    Thread::with(|thread| thread.is_ending.set(false));
     if let Some(pending) = pending {
         pending.restore(py);
     }

@@ -53,8 +53,10 @@ struct PythonBody;
 
 impl Body for PythonBody {
     fn run(self: Box<Self>, greenlet: &RawGreenlet) -> RawGreenlet {
+        // Before anything else: what PyO3 does at `attach` may run finalizers, which may switch.
+        let payload = host::receive();
         // Counts the thread as attached for PyO3, whatever the frames below the first switch did.
-        Python::attach(|py| run_to_end(py, greenlet))
+        Python::attach(|py| run_to_end(py, greenlet, payload))
     }
 
     fn refused(self: Box<Self>, greenlet: &RawGreenlet, error: StackError) {
@@ -67,14 +69,14 @@ impl Body for PythonBody {
 }
 
 /// Runs a greenlet on its own stack and says who goes on.
-fn run_to_end(py: Python<'_>, raw: &RawGreenlet) -> RawGreenlet {
+fn run_to_end(py: Python<'_>, raw: &RawGreenlet, payload: Option<Payload>) -> RawGreenlet {
     // No reference is held here, so that a suspended greenlet which nobody else refers to can be ended.
     // SAFETY: the object is the thread's current one, which holds it while this code runs.
     let object: ManuallyDrop<Bound<'_, PyGreenlet>> =
         ManuallyDrop::new(unsafe { Bound::from_owned_ptr(py, raw.host().cast()).cast_into_unchecked() });
     let object = &*object;
     let hub = Hub::current();
-    let result = match host::receive() {
+    let result = match payload {
         // Scheduled by the hub: a gevent.Greenlet, or spawn_raw.
         None => crate::greenlet::run_scheduled(object),
         Some(payload) => run_sent(object, payload),
@@ -117,7 +119,10 @@ fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyR
             return hub.root().clone();
         };
         let fields = &candidate.get().fields;
-        if Thread::with(|thread| thread.hub.get() == candidate.as_ptr()) && fields.raw.state() != State::Finished {
+        let is_hub_in_its_loop = Thread::with(|thread| {
+            thread.hub.get() == candidate.as_ptr() && thread.deallocating.get() != object.as_ptr()
+        });
+        if is_hub_in_its_loop && fields.raw.state() != State::Finished {
             match result {
                 // The hub ignores results, so the next greenlet that is ready may as well go on at once.
                 Ok(_) => {}
@@ -128,6 +133,11 @@ fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyR
                 Err(error) => py_hub::handle_error(py, Some(object.as_any()), error),
             }
             return hub.next();
+        }
+        if !std::ptr::eq(candidate.get().thread_hub(), hub) {
+            // An unstarted parent was given a parent of its own in another thread meanwhile.
+            host::send(Payload::Throw(Box::new(other_thread(py, &candidate))));
+            return hub.root().clone();
         }
         match fields.raw.state() {
             State::Finished => {
@@ -234,17 +244,14 @@ impl PyGreenlet {
         drop(old);
     }
 
-    /// Takes what an unstarted greenlet shall run: an attribute of the object, or of a subclass.
-    fn take_run(&self, object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
+    /// Looks up what an unstarted greenlet shall run: an attribute of the object, or of a subclass.
+    fn find_run(&self, object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
         let py = object.py();
-        let run = if object.get_type().is(PyType::new::<PyGreenlet>(py)) {
-            self.fields.run.take().ok_or_else(|| PyAttributeError::new_err("run"))?
-        } else {
-            object.getattr(pyo3::intern!(py, "run"))?.unbind()
-        };
-        self.fields.begun.set(true);
-        drop(self.fields.run.take());
-        Ok(run)
+        if object.get_type().is(PyType::new::<PyGreenlet>(py)) {
+            let run = self.fields.run.borrow().as_ref().map(|run| run.clone_ref(py));
+            return run.ok_or_else(|| PyAttributeError::new_err("run"));
+        }
+        object.getattr(pyo3::intern!(py, "run")).map(Bound::unbind)
     }
 
     /// Takes what was put into the `run` slot.
@@ -269,11 +276,17 @@ impl PyGreenlet {
     /// Returns false if it has started meanwhile.
     fn prepare(hub: &Hub, object: &Bound<'_, PyGreenlet>) -> PyResult<bool> {
         let this = object.get();
-        let run = this.take_run(object)?;
+        let run = this.find_run(object)?;
         if this.fields.raw.state() != State::Unstarted {
             return Ok(false);
         }
+        this.settle_in(object, hub)?;
+        this.fields.begun.set(true);
+        // What is replaced may have a finalizer that switches: from here on the greenlet counts as begun.
         this.set_run_slot(Some(run));
+        if this.fields.raw.state() != State::Unstarted {
+            return Ok(false);
+        }
         hub.prepare(&this.fields.raw).map_err(|error| exceptions::no_stack(&error))?;
         Ok(true)
     }
@@ -290,11 +303,54 @@ impl PyGreenlet {
 
     /// Makes `parent` the parent, whatever it was.
     pub fn adopt(object: &Bound<'_, PyGreenlet>, parent: Bound<'_, PyGreenlet>) -> PyResult<()> {
-        Self::set_parent(object, Some(parent.into_any()))
+        Self::set_parent(object, parent.into_any())
     }
 
     fn is_active(&self) -> bool {
-        self.fields.raw.state() == State::Started
+        self.fields.raw.state() == State::Started && !self.has_lost_its_thread()
+    }
+
+    /// Says whether the greenlet was started in a thread that has ended.
+    fn has_lost_its_thread(&self) -> bool {
+        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
+        self.fields.raw.state() != State::Unstarted && unsafe { (*self.fields.raw.hub()).is_closed() }
+    }
+
+    /// Says whether the greenlet runs, in its own thread: in others, that is the one which gave up the GIL there.
+    fn is_running(&self) -> bool {
+        // SAFETY: as above.
+        self.is_active() && unsafe { (*self.fields.raw.hub()).is_running(&self.fields.raw) }
+    }
+
+    /// Returns the hub of the thread that the greenlet belongs to: where it was started, or where its parent belongs.
+    fn thread_hub(&self) -> *const Hub {
+        let mut hub = self.fields.raw.hub();
+        if self.fields.raw.state() != State::Unstarted {
+            return hub;
+        }
+        let mut ancestor = self.fields.parent.as_ptr();
+        // SAFETY: no code runs here, so nobody replaces a parent meanwhile; each greenlet holds its own.
+        while let Some(parent) = unsafe { &*ancestor } {
+            let fields = &parent.get().fields;
+            hub = fields.raw.hub();
+            if fields.raw.state() != State::Unstarted {
+                break;
+            }
+            ancestor = fields.parent.as_ptr();
+        }
+        hub
+    }
+
+    /// Makes an unstarted greenlet one of `hub`'s thread, the calling one, if its parents are. Whoever switches sees the
+    /// error.
+    fn settle_in(&self, object: &Bound<'_, PyGreenlet>, hub: &Hub) -> PyResult<()> {
+        if !std::ptr::eq(self.thread_hub(), hub) {
+            return Err(other_thread(object.py(), object.as_unbound()));
+        }
+        if !std::ptr::eq(self.fields.raw.hub(), hub) {
+            self.fields.raw.move_to(hub);
+        }
+        Ok(())
     }
 
     fn is_of_this_thread(&self) -> bool {
@@ -305,6 +361,7 @@ impl PyGreenlet {
     pub fn enter(object: &Bound<'_, PyGreenlet>, payload: Payload) -> PyResult<Py<PyAny>> {
         let py = object.py();
         let hub = host::runtime(py);
+        host::end_dropped(py);
         let mut target = object.clone();
         let mut payload = payload;
         loop {
@@ -314,8 +371,8 @@ impl PyGreenlet {
                 // A subclass's __init__ did not call ours.
                 Self::bind_object(&target);
             }
-            if !greenlet.is_of_this_thread() {
-                return Err(GreenletError::new_err("cannot switch to a different thread"));
+            if !std::ptr::eq(greenlet.thread_hub(), hub) {
+                return Err(other_thread(py, target.as_unbound()));
             }
             match raw.state() {
                 State::Started => {
@@ -328,7 +385,13 @@ impl PyGreenlet {
                 State::Unstarted => {
                     match payload {
                         Payload::Throw(error) => {
+                            drop(greenlet.find_run(&target)?);
+                            if raw.state() != State::Unstarted {
+                                payload = Payload::Throw(error);
+                                continue;
+                            }
                             // It never runs: the exception goes on to the parent, an exit as a value.
+                            greenlet.settle_in(&target, hub)?;
                             drop(raw.abandon());
                             greenlet.fields.begun.set(true);
                             drop(greenlet.fields.run.take());
@@ -379,17 +442,29 @@ impl PyGreenlet {
     }
 
     fn frame(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        if !self.is_active() {
-            return None;
-        }
-        if self.is_of_this_thread() && Hub::current().is_running(&self.fields.raw) {
-            return None;
-        }
-        if self.fields.is_root && !self.is_of_this_thread() {
+        if !self.is_active() || self.is_running() {
             return None;
         }
         self.state.frame(py)
     }
+}
+
+/// The error of whoever switches to a greenlet of another thread.
+#[cold]
+fn other_thread(py: Python<'_>, target: &Py<PyGreenlet>) -> PyErr {
+    // SAFETY: a greenlet keeps its hub allocated, and so does the parent that this one may come from.
+    let hub = unsafe { &*target.get().thread_hub() };
+    if hub.is_closed() {
+        return GreenletError::new_err("cannot switch to a different thread (which happens to have exited)");
+    }
+    let name = |raw: &RawGreenlet| {
+        let object = PyGreenlet::object_of(py, raw);
+        object.and_then(|object| object.repr().ok()).map_or_else(|| "?".to_owned(), |text| text.to_string())
+    };
+    let (current, expected) = (name(host::runtime(py).root()), name(hub.root()));
+    GreenletError::new_err(format!(
+        "Cannot switch to a different thread\n\tCurrent:  {current}\n\tExpected: {expected}"
+    ))
 }
 
 /// An exit thrown at a greenlet that does not run becomes a value for its parent.
@@ -500,22 +575,18 @@ impl PyGreenlet {
     fn new(py: Python<'_>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         // Subclasses pass arguments of their own; __init__ looks at them.
         let _ = (args, kwargs);
-        let parent = host::current(py).unbind();
+        let parent = getcurrent(py).unbind();
         Self::unstarted(py, None, Some(parent))
     }
 
-    #[pyo3(signature = (run=None, parent=None))]
-    fn __init__(
-        slf: &Bound<'_, Self>,
-        run: Option<Bound<'_, PyAny>>,
-        parent: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
+    #[pyo3(signature = (run=Run::Missing, parent=None))]
+    fn __init__(slf: &Bound<'_, Self>, run: Run<'_>, parent: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         Self::bind_object(slf);
-        if let Some(run) = run.filter(|run| !run.is_none()) {
-            slf.get().set_run(Some(run))?;
+        if let Run::Given(run) = run {
+            slf.get().set_run(run)?;
         }
-        if let Some(parent) = parent.filter(|parent| !parent.is_none()) {
-            Self::set_parent(slf, Some(parent))?;
+        if let Some(parent) = parent {
+            Self::set_parent(slf, parent)?;
         }
         Ok(())
     }
@@ -534,10 +605,10 @@ impl PyGreenlet {
         Self::enter(slf, Payload::Throw(Box::new(error)))
     }
 
-    /// True once the greenlet has ended, or can never run.
+    /// True once the greenlet has ended, or its thread has, or it can never run.
     #[getter]
     fn dead(&self) -> bool {
-        self.fields.raw.state() == State::Finished
+        self.fields.raw.state() == State::Finished || self.has_lost_its_thread()
     }
 
     /// What the greenlet shall run; gone once it has started.
@@ -550,11 +621,11 @@ impl PyGreenlet {
     }
 
     #[setter]
-    fn set_run(&self, run: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    fn set_run(&self, run: Bound<'_, PyAny>) -> PyResult<()> {
         if self.has_begun() {
             return Err(PyAttributeError::new_err("run cannot be set after the start of the greenlet"));
         }
-        self.set_run_slot(run.map(Bound::unbind));
+        self.set_run_slot(Some(run.unbind()));
         Ok(())
     }
 
@@ -562,9 +633,6 @@ impl PyGreenlet {
     fn delete_run(&self) -> PyResult<()> {
         if self.has_begun() {
             return Err(PyAttributeError::new_err("run cannot be set after the start of the greenlet"));
-        }
-        if self.fields.run.borrow().is_none() {
-            return Err(PyAttributeError::new_err("run"));
         }
         self.set_run_slot(None);
         Ok(())
@@ -577,19 +645,26 @@ impl PyGreenlet {
     }
 
     #[setter]
-    fn set_parent(slf: &Bound<'_, Self>, parent: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    fn set_parent(slf: &Bound<'_, Self>, parent: Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let Some(parent) = parent else {
-            return Err(PyAttributeError::new_err("can't delete attribute"));
-        };
-        let Ok(parent) = parent.cast_into::<PyGreenlet>() else {
-            return Err(PyTypeError::new_err("parent must be a greenlet"));
-        };
         if this.fields.is_root {
             return Err(PyAttributeError::new_err("cannot set the parent of a main greenlet"));
         }
-        if !std::ptr::eq(this.fields.raw.hub(), parent.get().fields.raw.hub()) {
+        let parent = match parent.cast_into::<PyGreenlet>() {
+            Ok(parent) => parent,
+            Err(error) => {
+                // Programs and their tests know this text.
+                return Err(PyTypeError::new_err(format!(
+                    "GreenletChecker: Expected any type of greenlet, not {}",
+                    error.into_inner().get_type().name()?
+                )));
+            }
+        };
+        // One that has not started goes to its parent's thread.
+        if this.fields.raw.state() != State::Unstarted
+            && !std::ptr::eq(this.fields.raw.hub(), parent.get().thread_hub())
+        {
             return Err(PyValueError::new_err("parent cannot be on a different thread"));
         }
         let mut ancestor = Some(parent.clone().unbind());
@@ -604,6 +679,11 @@ impl PyGreenlet {
         Ok(())
     }
 
+    #[deleter]
+    fn delete_parent(&self) -> PyResult<()> {
+        Err(PyAttributeError::new_err("can't delete attribute"))
+    }
+
     /// The innermost Python frame of a suspended greenlet; None of one that does not run or has ended.
     #[getter]
     fn gr_frame(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -613,13 +693,13 @@ impl PyGreenlet {
     /// The `contextvars.Context` that the greenlet runs in, or will; None for an empty one.
     #[getter]
     fn gr_context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        if self.fields.raw.state() == State::Finished {
+        if self.dead() {
             return Ok(None);
         }
-        if self.is_of_this_thread() && Hub::current().is_running(&self.fields.raw) {
-            return Ok(thread_state::running_context(py));
-        }
-        if self.is_active() && !self.is_of_this_thread() {
+        if self.is_running() {
+            if self.is_of_this_thread() {
+                return Ok(thread_state::running_context(py));
+            }
             return Err(PyValueError::new_err(
                 "cannot get context of a greenlet that is running in a different thread",
             ));
@@ -628,10 +708,7 @@ impl PyGreenlet {
     }
 
     #[setter]
-    fn set_gr_context(&self, py: Python<'_>, context: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-        let Some(context) = context else {
-            return Err(PyAttributeError::new_err("can't delete context attribute"));
-        };
+    fn set_gr_context(&self, py: Python<'_>, context: Bound<'_, PyAny>) -> PyResult<()> {
         let context = if context.is_none() {
             None
         } else {
@@ -641,17 +718,22 @@ impl PyGreenlet {
             }
             Some(context.unbind())
         };
-        if self.is_of_this_thread() && Hub::current().is_running(&self.fields.raw) {
+        if !self.is_running() {
+            self.state.set_context(context);
+        } else if self.is_of_this_thread() {
             host::runtime(py);
             thread_state::set_running_context(context);
-        } else if self.is_active() && !self.is_of_this_thread() {
+        } else {
             return Err(PyValueError::new_err(
                 "cannot set context of a greenlet that is running in a different thread",
             ));
-        } else {
-            self.state.set_context(context);
         }
         Ok(())
+    }
+
+    #[deleter]
+    fn delete_gr_context(&self) -> PyResult<()> {
+        Err(PyAttributeError::new_err("can't delete context attribute"))
     }
 
     #[getter]
@@ -670,15 +752,14 @@ impl PyGreenlet {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let this = slf.get();
         let state = match this.fields.raw.state() {
+            _ if this.has_lost_its_thread() => "(thread exited) dead",
             State::Unstarted if this.has_begun() => "dead",
             State::Unstarted => "pending",
             State::Finished => "dead",
-            State::Started if this.is_of_this_thread() && Hub::current().is_running(&this.fields.raw) => {
-                "current active started"
-            }
+            State::Started if this.is_of_this_thread() && this.is_running() => "current active started",
             State::Started => "suspended active started",
         };
-        let main = if this.fields.is_root { " main" } else { "" };
+        let main = if this.fields.is_root && !this.has_lost_its_thread() { " main" } else { "" };
         Ok(format!(
             "<{} object at {:#x} (otid={:#x}) {state}{main}>",
             slf.get_type().fully_qualified_name()?,
@@ -688,9 +769,6 @@ impl PyGreenlet {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if self.fields.if_made().is_none() {
-            return Ok(());
-        }
         if let Ok(run) = self.fields.run.try_borrow() {
             visit.call(&*run)?;
         }
@@ -718,9 +796,24 @@ impl Drop for PyGreenlet {
     }
 }
 
+/// The argument `run` of the class, where None is a value.
+enum Run<'py> {
+    Missing,
+    Given(Bound<'py, PyAny>),
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Run<'py> {
+    type Error = std::convert::Infallible;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> Result<Self, Self::Error> {
+        Ok(Run::Given(object.to_owned()))
+    }
+}
+
 /// The greenlet that runs.
 #[pyfunction]
 pub fn getcurrent(py: Python<'_>) -> Bound<'_, PyGreenlet> {
+    host::end_dropped(py);
     host::current(py)
 }
 
@@ -789,11 +882,14 @@ unsafe extern "C" fn switch_method(
             other => guard(py, || deliver(py, other).map(Py::into_ptr)),
         };
     }
-    guard(py, || {
-        // SAFETY: as CPython passed them.
-        let arguments = unsafe { Arguments::new(args, count, names) };
-        let payload = Payload::Start(arguments.tuple_from(0)?.unbind(), arguments.keywords()?.map(Bound::unbind));
-        PyGreenlet::enter(&object, payload).map(Py::into_ptr)
+    // Counted as attached: else PyO3 puts off the drop of references.
+    Python::attach(|py| {
+        guard(py, || {
+            // SAFETY: as CPython passed them.
+            let arguments = unsafe { Arguments::new(args, count, names) };
+            let payload = Payload::Start(arguments.tuple_from(0)?.unbind(), arguments.keywords()?.map(Bound::unbind));
+            PyGreenlet::enter(&object, payload).map(Py::into_ptr)
+        })
     })
 }
 
@@ -810,11 +906,28 @@ fn end_unreferenced(object: &Bound<'_, PyGreenlet>) {
     // The pending exception of whoever drops the object is put aside and back.
     let pending = PyErr::take(py);
     // Control comes back here when it has ended.
-    let old = this.fields.parent.replace(Some(host::current(py).unbind()));
-    drop(old);
+    let current = host::current(py);
+    let parent = this.fields.parent.replace(Some(current.clone().unbind()));
     let error = GreenletExit::new_err(());
+    let outer = Thread::with(|thread| thread.deallocating.replace(object.as_ptr()));
     if let Err(error) = PyGreenlet::enter(object, Payload::Throw(Box::new(error))) {
         error.write_unraisable(py, Some(object.as_any()));
+    }
+    Thread::with(|thread| thread.deallocating.set(outer));
+    // One that goes on elsewhere gets its parent back, unless it has chosen another.
+    let survives = this.is_active();
+    let lent = if survives && this.fields.parent.borrow().as_ref().is_some_and(|parent| parent.is(&current)) {
+        this.fields.parent.replace(parent)
+    } else {
+        parent
+    };
+    drop(lent);
+    // SAFETY: a plain query of a valid object.
+    if survives && unsafe { ffi::Py_REFCNT(object.as_ptr()) } == 1 {
+        // Nobody refers to it, and it refuses to end. Its frames refer to its object, so that one stays.
+        std::mem::forget(object.clone());
+        let message = "a greenlet did not end by GreenletExit: it is never collected";
+        GreenletError::new_err(message).write_unraisable(py, Some(object.as_any()));
     }
     if let Some(pending) = pending {
         pending.restore(py);
@@ -837,10 +950,16 @@ pub unsafe fn end_and_deallocate(object: *mut ffi::PyObject, original: Destructo
         // SAFETY: the object is brought back to life for as long as its code runs; see the shim.
         let is_needed = unsafe {
             thread_state::resurrect(object);
-            end_unreferenced(&Borrowed::from_ptr(Python::assume_attached(), object).cast_unchecked());
+            Python::attach(|py| end_unreferenced(&Borrowed::from_ptr(py, object).cast_unchecked()));
             thread_state::is_still_referenced(object)
         };
         if is_needed {
+            // SAFETY: alive; a subclass's part of the deallocation has hidden it from the collector.
+            unsafe {
+                if ffi::PyObject_GC_IsTracked(object) == 0 {
+                    ffi::PyObject_GC_Track(object.cast());
+                }
+            }
             return;
         }
     }
