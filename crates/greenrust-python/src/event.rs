@@ -139,6 +139,9 @@ impl PyEvent {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.links.if_made().is_none() {
+            return Ok(());
+        }
         self.links.traverse(&visit)
     }
 
@@ -414,6 +417,9 @@ impl PyAsyncResult {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(value) = self.fields.value.try_borrow() {
             visit.call(&*value)?;
         }

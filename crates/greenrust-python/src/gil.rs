@@ -10,8 +10,18 @@
 use std::ops::Deref;
 
 /// A value that is only touched with the GIL held.
-#[derive(Default)]
-pub struct Gil<T>(T);
+pub struct Gil<T> {
+    /// False while the object is nothing but zeros: CPython 3.11 and 3.12 make an instance's dictionary, which may
+    /// collect garbage and so traverse the object, before PyO3 writes what is inside.
+    is_made: bool,
+    value: T,
+}
+
+impl<T: Default> Default for Gil<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
 
 // SAFETY: all code of this crate that reaches into a `Gil` runs with the GIL held: in methods called by Python, in the
 // host's callbacks, and in the hub, which gives up the GIL inside `Host::poll` only.
@@ -22,7 +32,13 @@ unsafe impl<T> Sync for Gil<T> {}
 impl<T> Gil<T> {
     /// Wraps a value.
     pub const fn new(value: T) -> Self {
-        Self(value)
+        Self { is_made: true, value }
+    }
+
+    /// Returns the value, unless the object that holds it is not made yet: what `__traverse__` has to ask first.
+    #[inline]
+    pub fn if_made(&self) -> Option<&T> {
+        self.is_made.then_some(&self.value)
     }
 }
 
@@ -31,6 +47,6 @@ impl<T> Deref for Gil<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.0
+        &self.value
     }
 }

@@ -236,6 +236,9 @@ impl PyHub {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.loop_object.if_made().is_none() {
+            return Ok(());
+        }
         match self.loop_object.try_borrow() {
             Ok(object) => visit.call(&*object),
             Err(_) => Ok(()),

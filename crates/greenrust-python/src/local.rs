@@ -340,6 +340,9 @@ impl PyLocal {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(entries) = self.fields.dictionaries.entries.try_borrow() {
             for dictionary in entries.values() {
                 visit.call(dictionary)?;

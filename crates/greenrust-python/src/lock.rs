@@ -260,6 +260,9 @@ impl PySemaphore {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         self.fields.links.traverse(&visit)
     }
 

@@ -769,6 +769,9 @@ impl PyGreenlet {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(run) = self.fields.run.try_borrow() {
             visit.call(&*run)?;
         }

@@ -708,6 +708,9 @@ impl PySimpleQueue {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.queue.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(items) = self.queue.store().items.try_borrow() {
             match &*items {
                 Items::Native(items) => {

@@ -33,6 +33,9 @@ use crate::hub as py_hub;
 /// How many forks this process is away from the one that loaded the module.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
+/// How many tasks more than threads may be added without waiting, as in gevent: the next is at hand when one ends.
+const SPARE_SLOTS: isize = 1;
+
 /// `_thread.start_new_thread`, before anything patches it.
 static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
@@ -116,7 +119,7 @@ impl PyThreadPool {
             }
             fields.unfinished.set(0);
             fields.workers.set(0);
-            fields.slots.set(fields.maxsize.get());
+            fields.slots.set(fields.maxsize.get() + SPARE_SLOTS);
         }
         fields
     }
@@ -345,7 +348,7 @@ impl PyThreadPool {
             tasks: RefCell::default(),
             idle_timeout: Cell::new(-1.0),
             maxsize: Cell::new(0),
-            slots: Cell::new(0),
+            slots: Cell::new(SPARE_SLOTS),
             workers: Cell::new(0),
             unfinished: Cell::new(0),
             forks: Cell::new(FORKS.load(Ordering::Relaxed)),
@@ -381,7 +384,7 @@ impl PyThreadPool {
         self.fields().hub_object.borrow().as_ref().map(|hub| hub.clone_ref(py))
     }
 
-    /// The most threads, and how many tasks may be added before adding one waits.
+    /// The most threads; when more tasks than that are unfinished, adding one waits.
     #[getter]
     fn maxsize(&self) -> isize {
         self.fields().maxsize.get()
@@ -431,7 +434,7 @@ impl PyThreadPool {
 
     /// spawn(func, *args, **kwargs) -> AsyncResult
     ///
-    /// Has a thread call the function. Waits while as many tasks as `maxsize` are unfinished. Switches if it waits.
+    /// Has a thread call the function. Waits while more tasks than `maxsize` are unfinished. Switches if it waits.
     #[pyo3(signature = (func, *args, **kwargs))]
     fn spawn<'py>(
         slf: &Bound<'py, Self>,
@@ -569,6 +572,9 @@ impl PyThreadPool {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         match self.fields.hub_object.try_borrow() {
             Ok(hub) => visit.call(&*hub),
             Err(_) => Ok(()),

@@ -288,6 +288,9 @@ impl PyTimeout {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(seconds) = self.fields.seconds.try_borrow() {
             visit.call(&*seconds)?;
         }

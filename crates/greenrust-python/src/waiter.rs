@@ -236,6 +236,9 @@ impl PyWaiter {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(hub) = self.fields.hub.try_borrow() {
             visit.call(&*hub)?;
         }

@@ -112,6 +112,9 @@ impl PyCallback {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         if let Ok(function) = self.fields.function.try_borrow() {
             visit.call(&*function)?;
         }

@@ -663,6 +663,9 @@ impl PyLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         match self.fields.error_handler.try_borrow() {
             Ok(handler) => visit.call(&*handler),
             Err(_) => Ok(()),

@@ -443,6 +443,9 @@ impl PyWatcher {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         visit.call(&self.fields.owner)?;
         if let Ok(callback) = self.fields.callback.try_borrow() {
             visit.call(&*callback)?;

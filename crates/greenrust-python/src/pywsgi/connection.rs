@@ -546,6 +546,9 @@ impl Connection {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.inner.if_made().is_none() {
+            return Ok(());
+        }
         for slot in [&self.inner.socket, &self.inner.file] {
             if let Ok(object) = slot.try_borrow() {
                 visit.call(&*object)?;

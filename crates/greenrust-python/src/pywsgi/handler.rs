@@ -89,9 +89,6 @@ pub struct Handler {
 
 #[derive(Default)]
 struct Inner {
-    /// False while the object is nothing but zeros: CPython 3.11 and 3.12 make an instance's dictionary, which may
-    /// collect garbage and so traverse the object, before PyO3 writes what is inside.
-    is_made: Cell<bool>,
     socket: Slot,
     client_address: Slot,
     server: Slot,
@@ -1261,7 +1258,7 @@ impl Handler {
     #[pyo3(signature = (*args, **kwargs))]
     fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         let _ = (args, kwargs);
-        Self { inner: Gil::new(Inner { is_made: Cell::new(true), ..Inner::default() }) }
+        Self { inner: Gil::default() }
     }
 
     #[pyo3(signature = (sock, address, server, rfile=None))]
@@ -1737,10 +1734,7 @@ impl Handler {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let inner = &*self.inner;
-        if !inner.is_made.get() {
-            return Ok(());
-        }
+        let Some(inner) = self.inner.if_made() else { return Ok(()) };
         for slot in inner.slots() {
             if let Ok(value) = slot.0.try_borrow() {
                 visit.call(&*value)?;

@@ -42,8 +42,6 @@ pub struct Input {
 }
 
 struct Inner {
-    /// False while the object is nothing but zeros, when a subclass's object is traversed before it is made.
-    is_made: Cell<bool>,
     source: Source,
     /// Where to send `100 Continue` if it is still to be sent and the source is a file.
     socket: RefCell<Option<Py<PyAny>>>,
@@ -88,7 +86,6 @@ impl Input {
         let decoder = BodyDecoder::new(kind, None).expect("without a limit no body is too large");
         Self {
             inner: Gil::new(Inner {
-                is_made: Cell::new(true),
                 source,
                 socket: RefCell::new(socket),
                 expects_continue: Cell::new(expects_continue),
@@ -443,7 +440,7 @@ impl Input {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.inner.is_made.get() {
+        if self.inner.if_made().is_none() {
             return Ok(());
         }
         match &self.inner.source {

@@ -3,6 +3,9 @@
 //! Life: made → scheduled (`start`) → begun → ended, or cancelled before it began. Its parent is the hub, so nothing is
 //! sent to anyone when it ends: the result stays in the object, and links are told in a later turn of the loop.
 
+pub mod joinall;
+pub mod raw;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -14,9 +17,9 @@ use pyo3::exceptions::{PyBaseException, PyTypeError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType, PyWeakrefReference};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType, PyWeakrefReference};
 
-use crate::exceptions::{self, GreenletExit};
+use crate::exceptions::GreenletExit;
 use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
 use crate::host::{self, Payload};
@@ -141,7 +144,7 @@ fn run_scheduled_other(object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
         object.get().mark_begun();
         return run.call0().map(Bound::unbind);
     }
-    spawned_raw(object)
+    raw::spawned_raw(object)
 }
 
 /// The start of a greenlet was refused for want of memory.
@@ -172,82 +175,6 @@ pub fn crash_label(greenlet: &PyGreenlet) -> Option<&str> {
         }
         std::str::from_utf8(std::slice::from_raw_parts(data.cast::<u8>(), length as usize)).ok()
     }
-}
-
-// -- spawn_raw -----------------------------------------------------------------------------------------------------
-
-/// Runs what `spawn_raw` has scheduled: `run` holds the function and its arguments.
-fn spawned_raw(object: &Bound<'_, PyGreenlet>) -> PyResult<Py<PyAny>> {
-    let py = object.py();
-    let run = object.get().take_slot().ok_or_else(|| exceptions::internal("a raw greenlet without a function"))?;
-    object.get().mark_begun();
-    let run = run.bind(py);
-    match run.cast::<RawCall>() {
-        Ok(call) => {
-            let call = call.get();
-            call.function.bind(py).call(call.args.bind(py), call.kwargs.as_ref().map(|kwargs| kwargs.bind(py)))
-        }
-        Err(_) => run.call0(),
-    }
-    .map(Bound::unbind)
-}
-
-/// A function with its arguments: what a raw greenlet is going to run.
-#[pyclass(frozen, module = "gevent._greenrust")]
-pub struct RawCall {
-    function: Py<PyAny>,
-    args: Py<PyTuple>,
-    kwargs: Option<Py<PyDict>>,
-}
-
-#[pymethods]
-impl RawCall {
-    fn __call__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.function
-            .bind(py)
-            .call(self.args.bind(py), self.kwargs.as_ref().map(|kwargs| kwargs.bind(py)))
-            .map(Bound::unbind)
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.function)?;
-        visit.call(&self.args)?;
-        visit.call(&self.kwargs)
-    }
-}
-
-/// spawn_raw(function, *args, **kwargs) -> a raw greenlet, scheduled to start in this turn of the loop
-#[pyfunction]
-#[pyo3(signature = (function, *args, **kwargs))]
-pub fn spawn_raw<'py>(
-    py: Python<'py>,
-    function: Bound<'py, PyAny>,
-    args: Bound<'py, PyTuple>,
-    kwargs: Option<Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyGreenlet>> {
-    if !function.is_callable() {
-        return Err(PyTypeError::new_err(format!("function must be callable, not {}", function.repr()?)));
-    }
-    let hub = py_hub::ensure(py)?;
-    let run = if args.is_empty() && kwargs.is_none() {
-        function.unbind()
-    } else {
-        let call = RawCall { function: function.unbind(), args: args.unbind(), kwargs: kwargs.map(Bound::unbind) };
-        Py::new(py, call)?.into_any()
-    };
-    let greenlet = Bound::new(py, PyGreenlet::unstarted(py, Some(run), Some(hub_object(py)?)))?;
-    PyGreenlet::bind_object(&greenlet);
-    if TRACK_TREE.load(std::sync::atomic::Ordering::Relaxed) {
-        let spawner = host::current(py);
-        let locals = tree_locals_for_child(&spawner)?;
-        let dictionary = greenlet.as_any().getattr(pyo3::intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
-        if let Some(locals) = locals {
-            dictionary.set_item(pyo3::intern!(py, "spawn_tree_locals"), locals)?;
-        }
-        dictionary.set_item(pyo3::intern!(py, "spawning_greenlet"), PyWeakrefReference::new(spawner.as_any())?)?;
-    }
-    schedule(hub, &greenlet);
-    Ok(greenlet)
 }
 
 fn schedule(hub: &Hub, greenlet: &Bound<'_, PyGreenlet>) {
@@ -1198,6 +1125,9 @@ impl PyGeventGreenlet {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.fields.if_made().is_none() {
+            return Ok(());
+        }
         let fields = &*self.fields;
         if let Ok(value) = fields.function.try_borrow() {
             visit.call(&*value)?;
@@ -1285,60 +1215,6 @@ impl PyGeventGreenlet {
         Self::add_link(slf, Link::Spawned(callback.unbind(), only));
         Ok(())
     }
-}
-
-// -- joinall -------------------------------------------------------------------------------------------------------
-
-/// Waits for greenlets that are all ours, in one park: the fast path of `joinall` without count.
-///
-/// Returns the ended ones, in the order of their end, or None if some object is not a plain Greenlet of this thread.
-#[pyfunction]
-#[pyo3(signature = (greenlets, timeout=None))]
-pub fn join_greenlets<'py>(
-    py: Python<'py>,
-    greenlets: &Bound<'py, PyList>,
-    timeout: Option<f64>,
-) -> PyResult<Option<Bound<'py, PyList>>> {
-    let mut members: Vec<Bound<'py, PyGeventGreenlet>> = Vec::with_capacity(greenlets.len());
-    for object in greenlets.iter() {
-        match object.cast_into::<PyGeventGreenlet>() {
-            Ok(greenlet) => members.push(greenlet),
-            Err(_) => return Ok(None),
-        }
-    }
-    let done = PyList::empty(py);
-    let mut waiting: Vec<&Bound<'py, PyGeventGreenlet>> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for greenlet in &members {
-        if !seen.insert(greenlet.as_ptr() as usize) {
-            continue;
-        }
-        if PyGeventGreenlet::is_ready(greenlet) {
-            done.append(greenlet)?;
-        } else {
-            waiting.push(greenlet);
-        }
-    }
-    if waiting.is_empty() {
-        return Ok(Some(done));
-    }
-    let (hub, waker) = host::begin_park(py, WaitingFor::Join)?;
-    let joiner = Rc::new(Joiner { waker: waker.clone(), missing: Cell::new(waiting.len()), done: RefCell::default() });
-    for greenlet in &waiting {
-        greenlet.get().fields.links.borrow_mut().push(Link::Joiner(joiner.clone()));
-    }
-    let result = host::park(py, hub, &waker, deadline(hub, timeout), true);
-    if !matches!(result, Ok(Wake::Unparked)) {
-        for greenlet in &waiting {
-            let mut links = greenlet.get().fields.links.borrow_mut();
-            links.retain(|link| !matches!(link, Link::Joiner(other) if Rc::ptr_eq(other, &joiner)));
-        }
-    }
-    result?;
-    for greenlet in joiner.done.take() {
-        done.append(greenlet)?;
-    }
-    Ok(Some(done))
 }
 
 lowlevel::ending_dealloc!(gevent_greenlet_dealloc, GEVENT_GREENLET_DEALLOC);

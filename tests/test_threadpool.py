@@ -1,0 +1,147 @@
+"""Thread pools: blocking calls in other threads, waited for by greenlets."""
+import os
+import threading
+
+import gevent
+import pytest
+from gevent.exceptions import InvalidThreadUseError
+from gevent.threadpool import ThreadPool, ThreadPoolExecutor
+
+
+@pytest.fixture
+def pool():
+    pool = ThreadPool(2)
+    yield pool
+    pool.kill()
+
+
+def test_apply_returns_the_result_of_another_thread(pool):
+    assert pool.apply(threading.get_ident) != threading.get_ident()
+    assert pool.apply(int, ("10",), {"base": 2}) == 2
+    assert pool.size == 1
+
+
+def test_greenlets_run_while_a_thread_works(pool):
+    gate = threading.Event()
+    result = pool.spawn(gate.wait)
+    assert len(pool) == 1
+    gevent.spawn(gate.set).join()
+    assert result.get(timeout=5) is True
+    pool.join()
+    assert len(pool) == 0
+
+
+@pytest.mark.parametrize("call", [lambda pool, f: pool.apply(f), lambda pool, f: pool.spawn(f).get()])
+def test_error_reaches_the_caller_with_its_traceback(pool, call):
+    def fails():
+        raise ValueError("expected")
+
+    with pytest.raises(ValueError, match="expected") as caught:
+        call(pool, fails)
+    assert caught.traceback[-1].name == "fails"
+    assert pool.apply(abs, (-1,)) == 1
+
+
+def test_no_more_threads_than_maxsize_work_and_spawn_waits(pool):
+    gate = threading.Event()
+    try:
+        results = [pool.spawn(gate.wait) for _ in range(3)]     # two run, one is at hand
+        fourth = gevent.spawn(pool.spawn, abs, -1)
+        gevent.sleep(0.01)
+        assert not fourth.dead and pool.size == 2
+    finally:
+        gate.set()
+    assert fourth.get(timeout=5).get(timeout=5) == 1
+    assert [result.get(timeout=5) for result in results] == [True, True, True]
+
+
+def test_maxsize_of_zero_holds_tasks_back_until_it_grows(pool):
+    pool.maxsize = 0
+    waiting = gevent.spawn(pool.apply, abs, (-1,))
+    gevent.sleep(0.01)
+    assert not waiting.dead
+    pool.maxsize = 1
+    assert waiting.get(timeout=5) == 1
+
+
+def test_size_can_be_set_up_to_maxsize(pool):
+    pool.size = 2
+    assert pool.size == 2
+    with pytest.raises(ValueError, match="maxsize"):
+        pool.size = 3
+    pool.size = 0
+    assert pool.size == 0
+
+
+@pytest.mark.parametrize(("maxsize", "error"), [(-1, ValueError), ("2", TypeError)])
+def test_bad_maxsize_is_refused(maxsize, error):
+    with pytest.raises(error):
+        ThreadPool(maxsize)
+
+
+def test_mapping_keeps_the_order(pool):
+    assert pool.map(abs, range(-10, 0)) == list(range(10, 0, -1))
+    assert list(pool.imap(abs, range(-10, 0))) == list(range(10, 0, -1))
+    assert sorted(pool.imap_unordered(abs, range(-10, 0))) == list(range(1, 11))
+
+
+def test_other_threads_may_apply_but_not_spawn(pool):
+    outcome = []
+
+    def other():
+        outcome.append(pool.apply(threading.get_ident) == threading.get_ident())
+        with pytest.raises(InvalidThreadUseError):
+            pool.spawn(abs, 1)
+        outcome.append("refused")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert outcome == [True, "refused"]
+
+
+def test_apply_within_a_task_runs_at_once():
+    pool = ThreadPool(1)
+    assert pool.apply(lambda: pool.apply(abs, (-1,))) == 1
+    pool.kill()
+
+
+def test_given_up_wait_leaves_the_pool_usable(pool):
+    gate = threading.Event()
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
+        pool.apply(gate.wait)
+    gate.set()
+    pool.join()
+    assert pool.apply(abs, (-1,)) == 1
+
+
+def test_idle_threads_end():
+    pool = ThreadPool(1, idle_task_timeout=0.01)
+    assert pool.apply(abs, (-1,)) == 1
+    with gevent.Timeout(5):
+        while pool.size:
+            gevent.sleep(0.001)
+    assert pool.apply(abs, (-2,)) == 2
+    pool.kill()
+
+
+@pytest.mark.ours_only("the real pool hangs in the child when one of its threads had a hub")
+def test_child_of_a_fork_starts_without_threads(pool):
+    pool.apply(abs, (-1,))
+    # A thread with a hub of its own must not take the child's hub with it.
+    pool.apply(gevent.sleep, (0,))
+    process = gevent.os.fork()
+    if process == 0:
+        try:
+            status = 0 if pool.apply(abs, (-3,)) == 3 else 1
+        except BaseException:
+            status = 2
+        os._exit(status)
+    with gevent.Timeout(10):
+        assert gevent.os.waitpid(process, 0)[1] == 0
+
+
+def test_executor_gives_futures():
+    with ThreadPoolExecutor(2) as executor:
+        assert executor.submit(abs, -1).result(timeout=5) == 1
+        assert list(executor.map(abs, [-1, -2])) == [1, 2]
