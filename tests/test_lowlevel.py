@@ -971,7 +971,7 @@ def test_switch_to_a_suspended_greenlet_of_another_thread_names_both_threads():
     other = OtherThread(make_suspended, lambda: other.made[0].throw())
     try:
         for call in (other.made[0].switch, other.made[0].throw):
-            with pytest.raises(lowlevel.error, match="(?s)Cannot switch to a different thread.*Current.*Expected"):
+            with pytest.raises(lowlevel.error, match=r"(?s)Cannot switch to a different thread.*Current.*Expected"):
                 call()
         assert repr(other.made[0]).endswith(" suspended active started>")
         other.step()
@@ -991,7 +991,7 @@ def test_greenlets_of_a_thread_that_has_ended_are_dead():
         assert g.gr_context is None
         assert repr(g).endswith(" (thread exited) dead>")
         for call in (g.switch, g.throw):
-            with pytest.raises(lowlevel.error, match="different thread .which happens to have exited."):
+            with pytest.raises(lowlevel.error, match=r"different thread .which happens to have exited."):
                 call()
 
 
