@@ -231,7 +231,7 @@ impl Record {
     }
 }
 
-const _: () = assert!(size_of::<Machine>() + size_of::<Stack>() <= 256 && align_of::<Stack>() <= align_of::<Machine>());
+const _: () = assert!(size_of::<Machine>() + size_of::<Stack>() <= 96 && align_of::<Stack>() <= align_of::<Machine>());
 
 #[cfg(test)]
 mod tests {

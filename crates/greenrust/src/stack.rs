@@ -41,7 +41,7 @@ const PAGE: usize = 4096;
 /// Where stacks may shrink to by themselves when the system refuses address space, in bytes.
 const SHRUNK_STACK_SIZE: usize = 256 << 10;
 /// Bytes that the context's own record takes at the very bottom of the host area.
-const RECORD: usize = 256;
+const RECORD: usize = 96;
 /// Stacks whose pages a thread keeps for reuse.
 const HOT_STACKS: usize = 256;
 /// Released stacks beyond the hot ones are trimmed in batches of this many.

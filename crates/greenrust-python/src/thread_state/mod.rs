@@ -42,7 +42,7 @@ struct Saved([usize; WORDS]);
 /// CPython's own chunks are 16 KiB. This one ends at the top of the stack's mapping and begins in the same page as the
 /// C stack below it, so that a shallow greenlet touches one page in all: the C stack has [`SHARED_PAGE_FOR_C`] of it.
 pub const FRAME_AREA: usize = 16384 - SHARED_PAGE_FOR_C;
-const SHARED_PAGE_FOR_C: usize = 3584;
+const SHARED_PAGE_FOR_C: usize = 2688;
 
 static C_RECURSION: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
 
