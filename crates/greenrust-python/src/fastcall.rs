@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::panic::PanicException;
@@ -44,6 +45,12 @@ impl<'py> Arguments<'py> {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.positional == 0 && self.named() == 0
+    }
+
+    /// Returns the argument of a call with one, which is positional.
+    #[inline]
+    pub fn only(&self) -> Option<Bound<'py, PyAny>> {
+        (self.positional == 1 && self.named() == 0).then(|| self.get(0))
     }
 
     /// Returns an argument by its place.
@@ -191,16 +198,42 @@ impl FastFunction {
     }
 }
 
+/// What a [`FastMethod`] of instances does, without unsafe code.
+pub trait Method {
+    /// The class of the instances.
+    type Class: PyTypeInfo;
+
+    /// Does the usual case, which needs no wait; None leaves the call to [`Method::call`].
+    ///
+    /// PyO3 does not know here that the GIL is held: a `Py` that is dropped is freed later. Drop none but as a `Bound`.
+    fn quick<'py>(slf: &Bound<'py, Self::Class>, arguments: &Arguments<'py>) -> Option<Bound<'py, PyAny>>;
+
+    /// Does any case.
+    ///
+    /// # Errors
+    ///
+    /// What the caller in Python is to see.
+    fn call<'py>(slf: &Bound<'py, Self::Class>, arguments: &Arguments<'py>) -> PyResult<Bound<'py, PyAny>>;
+}
+
 /// A method of a class: of its instances, or of the class itself.
 pub struct FastMethod {
     definition: UnsafeCell<ffi::PyMethodDef>,
     of_class: bool,
+    /// Says whether the body may be called with instances of the class.
+    fits: fn(&Bound<'_, PyType>) -> bool,
 }
 
 // SAFETY: as for `FastFunction`.
 unsafe impl Sync for FastMethod {}
 
 impl FastMethod {
+    /// Defines a method of instances by what it does.
+    pub const fn of<M: Method>(name: &'static CStr, documentation: &'static CStr) -> Self {
+        let fits = |class: &Bound<'_, PyType>| class.is_subclass_of::<M::Class>().unwrap_or(false);
+        Self { fits, ..Self::new(name, documentation, call_method::<M>, false) }
+    }
+
     /// Defines a method of instances.
     pub const fn method(
         name: &'static CStr,
@@ -233,11 +266,17 @@ impl FastMethod {
                 ml_doc: documentation.as_ptr(),
             }),
             of_class,
+            fits: |_| true,
         }
     }
 
     /// Adds the method to its class.
+    ///
+    /// # Panics
+    ///
+    /// If the method is of another class's instances.
     pub fn add_to(&'static self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        assert!((self.fits)(class), "a method of another class");
         // SAFETY: the definition lives for ever; the class is valid; a new reference or NULL comes back.
         let descriptor = unsafe {
             let make = if self.of_class { ffi::PyDescr_NewClassMethod } else { ffi::PyDescr_NewMethod };
@@ -262,4 +301,22 @@ unsafe extern "C" fn call(
         let arguments = Arguments::new(values, count, names);
         guard(py, || (function.body)(py, &arguments).map(|()| ffi::Py_NewRef(ffi::Py_None())))
     }
+}
+
+unsafe extern "C" fn call_method<M: Method>(
+    slf: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls with the GIL held, with arguments as documented, and with an instance of the class that the
+    // method was added to, which `add_to` has checked.
+    let (py, slf, arguments) = unsafe {
+        let py = Python::assume_attached();
+        (py, Borrowed::from_ptr(py, slf).cast_unchecked::<M::Class>(), Arguments::new(values, count, names))
+    };
+    guard(py, || match M::quick(&slf, &arguments) {
+        Some(value) => Ok(value.into_ptr()),
+        None => Python::attach(|_| M::call(&slf, &arguments)).map(Bound::into_ptr),
+    })
 }

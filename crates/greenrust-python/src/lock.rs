@@ -14,9 +14,10 @@ use greenrust::wait_queue::{Barging, WaitError};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 
 use crate::arguments::Truth;
+use crate::fastcall::{Arguments, FastMethod, Method};
 use crate::gil::Gil;
 use crate::greenlet::deadline;
 use crate::host;
@@ -33,6 +34,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyBoundedSemaphore>()?;
     module.add_class::<PyDummySemaphore>()?;
     module.add_class::<PyRLock>()?;
+    // CPython 3.11 and later call a method best that is the object's class's own.
+    ACQUIRE.add_to(&py.get_type::<PySemaphore>())?;
+    ACQUIRE.add_to(&py.get_type::<PyBoundedSemaphore>())?;
     py.get_type::<PyBoundedSemaphore>().setattr("_OVER_RELEASE_ERROR", py.get_type::<PyValueError>())
 }
 
@@ -177,14 +181,6 @@ impl PySemaphore {
         !self.fields.semaphore.is_locked()
     }
 
-    /// acquire(blocking=True, timeout=None) -> whether a permit was taken
-    ///
-    /// Waits for a permit, at most *timeout* seconds (a float), unless *blocking* is false. Switches only if none is free.
-    #[pyo3(signature = (blocking=Truth(true), timeout=None))]
-    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: Option<f64>) -> PyResult<bool> {
-        self.take(py, blocking.0, timeout)
-    }
-
     /// release() -> how many permits are free now
     ///
     /// Gives a permit back, or adds one; the first greenlet that waits is woken. Does not switch.
@@ -268,6 +264,37 @@ impl PySemaphore {
 
     fn __clear__(&self) {
         self.fields.links.clear();
+    }
+}
+
+static ACQUIRE: FastMethod = FastMethod::of::<Acquire>(
+    c"acquire",
+    c"acquire($self, blocking=..., timeout=None)\n--\n\nacquire(blocking=True, timeout=None) -> whether a permit was taken\n\n\
+      Waits for a permit, at most *timeout* seconds (a float), unless *blocking* is false. Switches only if none is free.",
+);
+
+struct Acquire;
+
+impl Method for Acquire {
+    type Class = PySemaphore;
+
+    #[inline]
+    fn quick<'py>(slf: &Bound<'py, PySemaphore>, arguments: &Arguments<'py>) -> Option<Bound<'py, PyAny>> {
+        let fields = &slf.get().fields;
+        if !arguments.is_empty() {
+            return None;
+        }
+        fields.users.note();
+        fields.semaphore.try_acquire_core().then(|| PyBool::new(slf.py(), true).to_owned().into_any())
+    }
+
+    fn call<'py>(slf: &Bound<'py, PySemaphore>, arguments: &Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let [blocking, timeout] = arguments.bind("acquire", ["blocking", "timeout"])?;
+        let blocking = blocking.map_or(Ok(true), |flag| flag.is_truthy())?;
+        let timeout = timeout.map_or(Ok(None), |seconds| seconds.extract())?;
+        let is_taken = slf.get().take(py, blocking, timeout)?;
+        Ok(PyBool::new(py, is_taken).to_owned().into_any())
     }
 }
 

@@ -25,6 +25,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
 use crate::arguments::Truth;
+use crate::fastcall::{Arguments, FastMethod, Method};
 use crate::gil::Gil;
 use crate::greenlet::deadline;
 use crate::host;
@@ -47,7 +48,13 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PySimpleQueue>()?;
     module.add_class::<PyQueue>()?;
     module.add_class::<PyLifoQueue>()?;
-    module.add_class::<PyPriorityQueue>()
+    module.add_class::<PyPriorityQueue>()?;
+    for method in [&PUT, &GET] {
+        // CPython 3.11 and later call a method best that is the object's class's own.
+        method.add_to(&py.get_type::<PySimpleQueue>())?;
+        method.add_to(&py.get_type::<PyQueue>())?;
+    }
+    Ok(())
 }
 
 /// Returns `module.name`, imported once.
@@ -179,6 +186,12 @@ impl PyStore {
             host::send(thrown);
         }
         result
+    }
+
+    /// Says whether all operations are native: no hook is overridden, and nobody has looked at the attribute `queue`.
+    #[inline]
+    fn runs_no_python(&self) -> bool {
+        self.hooks.get() == Hooks::default() && matches!(*self.items.borrow(), Items::Native(_))
     }
 
     fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
@@ -634,28 +647,9 @@ impl PySimpleQueue {
         self.queue.is_full_core().map_err(|error| failure(py, error, full))
     }
 
-    /// put(item, block=True, timeout=None)
-    ///
-    /// Puts *item* into the queue; if it is full, waits for room, at most *timeout* seconds (a float), unless *block* is
-    /// false. Raises Full if there was none, ShutDown after `shutdown`, ValueError for a negative *timeout* when there is
-    /// room. Switches only if the queue is full.
-    #[pyo3(signature = (item, block=Truth(true), timeout=None))]
-    fn put(&self, py: Python<'_>, item: Py<PyAny>, block: Truth, timeout: Option<f64>) -> PyResult<()> {
-        self.insert(py, item, block.0, timeout)
-    }
-
     /// put_nowait(item): puts if there is room, else raises Full. Does not switch.
     fn put_nowait(slf: &Bound<'_, Self>, item: Py<PyAny>) -> PyResult<()> {
         slf.get().insert(slf.py(), item, false, None)
-    }
-
-    /// get(block=True, timeout=None) -> the next item, removed
-    ///
-    /// Waits for one, at most *timeout* seconds (a float), unless *block* is false. Raises Empty if there was none,
-    /// ShutDown after `shutdown`. Switches only if the queue is empty.
-    #[pyo3(signature = (block=Truth(true), timeout=None))]
-    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        self.remove(py, block.0, timeout)
     }
 
     /// get_nowait() -> the next item, removed; raises Empty if there is none. Does not switch.
@@ -728,6 +722,76 @@ impl PySimpleQueue {
         let old = self.queue.store().items.replace(Items::Native(VecDeque::new()));
         drop(old);
     }
+}
+
+static PUT: FastMethod = FastMethod::of::<Put>(
+    c"put",
+    c"put($self, item, block=..., timeout=None)\n--\n\nput(item, block=True, timeout=None)\n\n\
+      Puts *item* into the queue; if it is full, waits for room, at most *timeout* seconds (a float), unless *block* is\n\
+      false. Raises Full if there was none, ShutDown after `shutdown`, ValueError for a negative *timeout* when there is\n\
+      room. Switches only if the queue is full.",
+);
+
+struct Put;
+
+impl Method for Put {
+    type Class = PySimpleQueue;
+
+    #[inline]
+    fn quick<'py>(slf: &Bound<'py, PySimpleQueue>, arguments: &Arguments<'py>) -> Option<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let queue = &slf.get().queue;
+        let mut item = Some(arguments.only().filter(|_| queue.store().runs_no_python())?.unbind());
+        let result = queue.try_put_core(&mut item);
+        drop(item.map(|item| item.into_bound(py)));
+        result.is_ok().then(|| py.None().into_bound(py))
+    }
+
+    fn call<'py>(slf: &Bound<'py, PySimpleQueue>, arguments: &Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let [item, block, timeout] = arguments.bind("put", ["item", "block", "timeout"])?;
+        let Some(item) = item else {
+            return Err(PyTypeError::new_err("put() missing 1 required positional argument: 'item'"));
+        };
+        let (block, timeout) = waiting(block, timeout)?;
+        slf.get().insert(py, item.unbind(), block, timeout)?;
+        Ok(py.None().into_bound(py))
+    }
+}
+
+static GET: FastMethod = FastMethod::of::<Get>(
+    c"get",
+    c"get($self, block=..., timeout=None)\n--\n\nget(block=True, timeout=None) -> the next item, removed\n\n\
+      Waits for one, at most *timeout* seconds (a float), unless *block* is false. Raises Empty if there was none,\n\
+      ShutDown after `shutdown`. Switches only if the queue is empty.",
+);
+
+struct Get;
+
+impl Method for Get {
+    type Class = PySimpleQueue;
+
+    #[inline]
+    fn quick<'py>(slf: &Bound<'py, PySimpleQueue>, arguments: &Arguments<'py>) -> Option<Bound<'py, PyAny>> {
+        let queue = &slf.get().queue;
+        if !arguments.is_empty() || !queue.store().runs_no_python() {
+            return None;
+        }
+        queue.try_get_core().ok().map(|item| item.into_bound(slf.py()))
+    }
+
+    fn call<'py>(slf: &Bound<'py, PySimpleQueue>, arguments: &Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let [block, timeout] = arguments.bind("get", ["block", "timeout"])?;
+        let (block, timeout) = waiting(block, timeout)?;
+        slf.get().remove(slf.py(), block, timeout).map(|item| item.into_bound(slf.py()))
+    }
+}
+
+/// Reads the arguments that say whether and how long to wait.
+fn waiting(block: Option<Bound<'_, PyAny>>, timeout: Option<Bound<'_, PyAny>>) -> PyResult<(bool, Option<f64>)> {
+    let block = block.map_or(Ok(true), |flag| flag.is_truthy())?;
+    let timeout = timeout.map_or(Ok(None), |seconds| seconds.extract())?;
+    Ok((block, timeout))
 }
 
 /// Queue(maxsize=None, items=(), unfinished_tasks=None)
