@@ -67,7 +67,6 @@ LATE_IMPORTS: dict[tuple[str, str], str] = {
 NAMELESS = {"utils", "util_", "common", "compat", "helpers", "misc", "_utils", "_common", "_compat"}
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/~$}>-])/(?:root|work|home/\w+|Users/\w+)(?:/|\b(?![\w.-]))")
-MACHINE_RELATIVE = re.compile(r"\.\./(?:shared|\.library)\b")
 TEXT_SUFFIXES = {".rs", ".c", ".h", ".py", ".pyi", ".toml", ".md", ".sh", ".txt", ".yml", ".yaml", ""}
 SKIPPED_FOLDERS = {".git", "target", "dist", "build", "__pycache__"}
 
@@ -351,7 +350,7 @@ def check_paths(root: Path) -> list[str]:
         except UnicodeDecodeError:
             continue
         for number, line in enumerate(lines, 1):
-            if match := MACHINE_PATH.search(line) or MACHINE_RELATIVE.search(line):
+            if match := MACHINE_PATH.search(line):
                 problems.append(f"{Path(*parts)}:{number}: names a path of one machine: {match[0]}")
     return problems
 
