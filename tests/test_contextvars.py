@@ -1,5 +1,8 @@
 """Context variables: each greenlet has a context of its own."""
 import contextvars
+import gc
+import sys
+import threading
 
 import gevent
 import pytest
@@ -81,6 +84,39 @@ def test_gr_context_of_a_suspended_greenlet_can_be_replaced():
     context.run(variable.set, "replaced")
     g.gr_context = context
     assert g.switch()[1] == "replaced"
+
+
+def test_a_given_context_is_released_once():
+    context = contextvars.Context()
+    count = sys.getrefcount(context)
+    for rounds in range(3):
+        g = greenlet(lambda rounds=rounds: [getcurrent().parent.switch() for _ in range(rounds)])
+        g.gr_context = context
+        while not g.dead:
+            g.switch()
+        del g
+        assert sys.getrefcount(context) == count
+
+
+def test_context_of_a_thread_outlives_the_greenlet_that_stands_for_it():
+    counts = []
+
+    def run():
+        g = greenlet(lambda: getcurrent().parent.switch())
+        g.switch()
+        g.switch()
+
+    def thread():
+        counts.append(sys.getrefcount(context))
+        worker = threading.Thread(target=context.run, args=(run,))
+        worker.start()
+        worker.join()
+
+    context = contextvars.Context()
+    for _ in range(3):
+        thread()
+    gc.collect()
+    assert counts == [sys.getrefcount(context)] * 3, counts
 
 
 def test_gr_context_refuses_what_is_no_context():

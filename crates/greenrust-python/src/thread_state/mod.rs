@@ -16,7 +16,7 @@ const WORDS: usize = 16;
 unsafe extern "C" {
     static greenrust_thread_state_size: usize;
     fn greenrust_thread_state_save(tstate: *mut ffi::PyThreadState, saved: *mut Saved);
-    fn greenrust_thread_state_load(tstate: *mut ffi::PyThreadState, saved: *const Saved);
+    fn greenrust_thread_state_load(tstate: *mut ffi::PyThreadState, saved: *mut Saved);
     fn greenrust_thread_state_begin(
         tstate: *mut ffi::PyThreadState,
         saved: *mut Saved,

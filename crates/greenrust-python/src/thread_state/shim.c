@@ -67,11 +67,13 @@ void greenrust_thread_state_save(PyThreadState *tstate, greenrust_thread_state *
 #endif
 }
 
-void greenrust_thread_state_load(PyThreadState *tstate, const greenrust_thread_state *saved)
+void greenrust_thread_state_load(PyThreadState *tstate, greenrust_thread_state *saved)
 {
     tstate->exc_info = saved->exc_info;
     tstate->exc_state = saved->exc_state;
+    /* The reference moves. What stays behind must not look owned: it is dropped with the greenlet object. */
     tstate->context = saved->context;
+    saved->context = NULL;
     tstate->context_ver++;
     tstate->datastack_chunk = saved->datastack_chunk;
     tstate->datastack_top = saved->datastack_top;
