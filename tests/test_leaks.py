@@ -37,6 +37,28 @@ OPERATIONS = {
             g.throw()
         measure(operation, 500_000)
     """,
+    "containers freed in 100,000 greenlets, ended and killed": """
+        from gevent.event import Event
+        gate = Event()
+        class Node:
+            def __init__(self, tail):
+                self.tail = tail
+        def run(ends):
+            # Cells, tuples, dicts, instances and a closure, nested deeper than what is freed without the trashcan.
+            nested, node = (), None
+            for _ in range(100):
+                nested = ([{"inside": nested}],)
+                node = Node(node)
+            if not ends:
+                gate.wait()
+            return lambda: (nested, node)
+        def operation(rounds):
+            for _ in range(rounds // 100):
+                jobs = [gevent.spawn(run, number % 2) for number in range(100)]
+                gevent.sleep(0)
+                gevent.killall(jobs)
+        measure(operation, 100_000)
+    """,
     "values through switches": """
         thing = object()
         def operation(rounds):

@@ -32,6 +32,11 @@ use pyo3::types::{PyDict, PyType};
 /// Raises ValueError, naming the limits, for a size out of range.
 #[pyfunction]
 fn set_stack_size(size: usize) -> PyResult<()> {
+    let minimum = thread_state::MINIMUM_STACK_SIZE;
+    if size < minimum {
+        let message = format!("stack size {size} is below {minimum} bytes, the least for this CPython");
+        return Err(pyo3::exceptions::PyValueError::new_err(message));
+    }
     greenrust::stack::set_stack_size(size).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))
 }
 

@@ -4,7 +4,7 @@
 //! shim states, inside the greenlet object.
 
 use std::cell::UnsafeCell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 use greenrust::stack::Stack;
 use pyo3::ffi;
@@ -15,6 +15,7 @@ const WORDS: usize = 16;
 
 unsafe extern "C" {
     static greenrust_thread_state_size: usize;
+    fn greenrust_unsupported() -> *const c_char;
     fn greenrust_thread_state_save(tstate: *mut ffi::PyThreadState, saved: *mut Saved);
     fn greenrust_thread_state_load(tstate: *mut ffi::PyThreadState, saved: *mut Saved);
     fn greenrust_thread_state_begin(
@@ -22,6 +23,8 @@ unsafe extern "C" {
         saved: *mut Saved,
         area: *mut u8,
         area_size: usize,
+        stack_limit: *mut u8,
+        stack_usable: usize,
         c_recursion: c_int,
     );
     fn greenrust_thread_state_end(tstate: *mut ffi::PyThreadState);
@@ -41,13 +44,29 @@ struct Saved([usize; WORDS]);
 ///
 /// CPython's own chunks are 16 KiB. This one ends at the top of the stack's mapping and begins in the same page as the
 /// C stack below it, so that a shallow greenlet touches one page in all: the C stack has [`SHARED_PAGE_FOR_C`] of it.
-pub const FRAME_AREA: usize = 16384 - SHARED_PAGE_FOR_C;
+/// From 3.15 on it is not shorter than CPython's own: the sampling profiler reads 16 KiB from its beginning.
+pub const FRAME_AREA: usize = if cfg!(Py_3_15) { 20480 } else { 16384 } - SHARED_PAGE_FOR_C;
 const SHARED_PAGE_FOR_C: usize = 2688;
+
+/// The smallest stack that CPython can be given, in bytes, guard included. From 3.14 on it keeps margins of its own in
+/// each stack: at least 96 KiB must be usable, in debug builds 192 KiB.
+pub const MINIMUM_STACK_SIZE: usize = if cfg!(Py_3_14) { 256 << 10 } else { greenrust::stack::MINIMUM_STACK_SIZE };
 
 static C_RECURSION: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
 
-/// Reads what must be known once a process. Fails to import where the saved state would not fit.
+/// Reads what must be known once a process.
+///
+/// # Errors
+///
+/// ImportError for an interpreter that greenlets can't run on, and where the saved state would not fit.
 pub fn initialize() -> PyResult<()> {
+    // SAFETY: a plain query.
+    let reason = unsafe { greenrust_unsupported() };
+    if !reason.is_null() {
+        // SAFETY: a constant text of the shim.
+        let reason = unsafe { CStr::from_ptr(reason) }.to_string_lossy();
+        return Err(pyo3::exceptions::PyImportError::new_err(format!("gevent._greenrust: {reason}")));
+    }
     // SAFETY: a constant of the shim.
     let size = unsafe { greenrust_thread_state_size };
     if size > WORDS * size_of::<usize>() {
@@ -129,7 +148,15 @@ impl ThreadState {
         let (area, length) = stack.host_area();
         // SAFETY: the area is reserved on the greenlet's own stack for this very purpose.
         unsafe {
-            greenrust_thread_state_begin(running(), self.saved.get(), area as *mut u8, length, c_recursion_for(stack));
+            greenrust_thread_state_begin(
+                running(),
+                self.saved.get(),
+                area as *mut u8,
+                length,
+                stack.limit() as *mut u8,
+                stack.usable(),
+                c_recursion_for(stack),
+            );
         }
     }
 

@@ -3,7 +3,12 @@
  * Compiled against the headers of the interpreter that the wheel is for: a field that a version removed is a compile
  * error here, where offsets written by hand would corrupt memory. Only Python.h is needed.
  *
- * Not saved, as they belong to the thread: tracing and profiling, the running asyncio loop, the cached data-stack chunk.
+ * Not saved, as they belong to the thread: tracing and profiling, the running asyncio loop and task, the cached
+ * data-stack chunk, and from 3.14 on the objects whose deletion was put off.
+ *
+ * From 3.14 on CPython does not count C recursion but compares the stack pointer with the bounds of the thread's stack:
+ * to refuse recursion, and to put the deletion of containers off (the trashcan). The bounds of a greenlet's stack are
+ * set whenever it is switched to; those of the thread's own stack are set back for the root.
  */
 #include <Python.h>
 #include <stddef.h>
@@ -12,11 +17,11 @@
 #if PY_VERSION_HEX < 0x030B0000
 #error "greenrust needs CPython 3.11 or later"
 #endif
+
 #if PY_VERSION_HEX >= 0x030E0000
-#error "the thread state of CPython 3.14 and later is not described here yet"
-#endif
-#ifdef Py_GIL_DISABLED
-#error "free-threaded builds of CPython are not supported yet"
+/* 3.14.0 lacks them: the module must say so when it is imported, where the loader would only name a symbol. */
+#pragma weak PyUnstable_ThreadState_SetStackProtection
+#pragma weak PyUnstable_ThreadState_ResetStackProtection
 #endif
 
 typedef struct {
@@ -31,15 +36,51 @@ typedef struct {
     _PyCFrame base_cframe;
 #else
     struct _PyInterpreterFrame *current_frame;
-    PyObject *delete_later;
     uintptr_t critical_section;
+#if PY_VERSION_HEX < 0x030E0000
+    PyObject *delete_later;
+#else
+    /* A strong reference: CPython frees compiled code that no thread's state names. */
+    PyObject *current_executor;
+    /* The lowest address and the size of the greenlet's stack; 0 for the thread's own. */
+    void *stack_limit;
+    size_t stack_usable;
+#endif
 #endif
     int py_depth;
+#if PY_VERSION_HEX < 0x030E0000
     int c_recursion_remaining;
     int trash_delete_nesting;
+#endif
 } greenrust_thread_state;
 
 const size_t greenrust_thread_state_size = sizeof(greenrust_thread_state);
+
+/* Why this interpreter can't run greenlets on stacks of their own, or NULL if it can. */
+const char *greenrust_unsupported(void)
+{
+#ifdef Py_GIL_DISABLED
+    return "free-threaded builds of CPython are not supported yet: use the ordinary build";
+#elif PY_VERSION_HEX >= 0x030E0000
+    if (PyUnstable_ThreadState_SetStackProtection == NULL || PyUnstable_ThreadState_ResetStackProtection == NULL) {
+        return "this patch release of CPython cannot be told the bounds of a greenlet's stack: use a later one";
+    }
+    return NULL;
+#else
+    return NULL;
+#endif
+}
+
+#if PY_VERSION_HEX >= 0x030E0000
+static void set_stack_bounds(PyThreadState *tstate, const greenrust_thread_state *saved)
+{
+    if (saved->stack_limit == NULL) {
+        PyUnstable_ThreadState_ResetStackProtection(tstate);
+    } else if (PyUnstable_ThreadState_SetStackProtection(tstate, saved->stack_limit, saved->stack_usable) < 0) {
+        Py_FatalError("greenrust: CPython refuses the bounds of a greenlet's stack");
+    }
+}
+#endif
 
 void greenrust_thread_state_save(PyThreadState *tstate, greenrust_thread_state *saved)
 {
@@ -61,9 +102,13 @@ void greenrust_thread_state_save(PyThreadState *tstate, greenrust_thread_state *
 #else
     saved->current_frame = tstate->current_frame;
     saved->py_depth = tstate->py_recursion_limit - tstate->py_recursion_remaining;
+    saved->critical_section = tstate->critical_section;
+#if PY_VERSION_HEX < 0x030E0000
     saved->c_recursion_remaining = tstate->c_recursion_remaining;
     saved->delete_later = tstate->delete_later;
-    saved->critical_section = tstate->critical_section;
+#else
+    saved->current_executor = Py_XNewRef((PyObject *)tstate->current_executor);
+#endif
 #endif
 }
 
@@ -92,16 +137,23 @@ void greenrust_thread_state_load(PyThreadState *tstate, greenrust_thread_state *
 #else
     tstate->current_frame = saved->current_frame;
     tstate->py_recursion_remaining = tstate->py_recursion_limit - saved->py_depth;
+    tstate->critical_section = saved->critical_section;
+#if PY_VERSION_HEX < 0x030E0000
     tstate->c_recursion_remaining = saved->c_recursion_remaining;
     tstate->delete_later = saved->delete_later;
-    tstate->critical_section = saved->critical_section;
+#else
+    set_stack_bounds(tstate, saved);
+    tstate->current_executor = saved->current_executor;
+    Py_XDECREF(saved->current_executor);
+#endif
 #endif
 }
 
 /* Gives the thread state the content of a greenlet that has run nothing yet. `saved` holds its context already.
- * `area` becomes the root chunk of its data stack, which CPython never frees as it has no predecessor. */
+ * `area` becomes the root chunk of its data stack, which CPython never frees as it has no predecessor. Its C code may
+ * use `stack_usable` bytes from the address `stack_limit` on; how deep that is by CPython's count is `c_recursion`. */
 void greenrust_thread_state_begin(PyThreadState *tstate, greenrust_thread_state *saved, void *area, size_t area_size,
-                                  int c_recursion)
+                                  void *stack_limit, size_t stack_usable, int c_recursion)
 {
     tstate->exc_state.exc_value = NULL;
     tstate->exc_state.previous_item = NULL;
@@ -132,12 +184,26 @@ void greenrust_thread_state_begin(PyThreadState *tstate, greenrust_thread_state 
     saved->base_cframe.previous = &tstate->root_cframe;
     tstate->cframe = &saved->base_cframe;
 #else
+#if PY_VERSION_HEX < 0x030F0000
     tstate->current_frame = NULL;
+#else
+    /* The thread's bottom frame ends every chain of frames: the sampling profiler looks for it. */
+    tstate->current_frame = tstate->base_frame;
+#endif
     tstate->py_recursion_remaining = tstate->py_recursion_limit;
+    tstate->critical_section = 0;
+#if PY_VERSION_HEX < 0x030E0000
     tstate->c_recursion_remaining = c_recursion;
     tstate->delete_later = NULL;
-    tstate->critical_section = 0;
+#else
+    tstate->current_executor = NULL;
+    saved->stack_limit = stack_limit;
+    saved->stack_usable = stack_usable;
+    set_stack_bounds(tstate, saved);
 #endif
+#endif
+    (void)stack_limit;
+    (void)stack_usable;
     (void)c_recursion;
 }
 
@@ -194,7 +260,7 @@ PyObject **greenrust_thread_state_running_context(PyThreadState *tstate)
 /* How deep C code may recurse on a thread's own stack, by CPython's own count; 0 where it does not count C apart. */
 int greenrust_thread_state_c_recursion_limit(void)
 {
-#if PY_VERSION_HEX < 0x030C0000
+#if PY_VERSION_HEX < 0x030C0000 || PY_VERSION_HEX >= 0x030E0000
     return 0;
 #else
     PyThreadState *fresh = PyThreadState_New(PyInterpreterState_Get());
