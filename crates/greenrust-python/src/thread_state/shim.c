@@ -19,9 +19,10 @@
 #endif
 
 #if PY_VERSION_HEX >= 0x030E0000
-/* 3.14.0 lacks them: the module must say so when it is imported, where the loader would only name a symbol. */
-#pragma weak PyUnstable_ThreadState_SetStackProtection
-#pragma weak PyUnstable_ThreadState_ResetStackProtection
+/* 3.14.0 lacks them, in its headers too: the module must say so when it is imported, where the loader would only name a
+ * symbol. */
+PyAPI_FUNC(int) PyUnstable_ThreadState_SetStackProtection(PyThreadState *, void *, size_t) __attribute__((weak));
+PyAPI_FUNC(void) PyUnstable_ThreadState_ResetStackProtection(PyThreadState *) __attribute__((weak));
 #endif
 
 typedef struct {
