@@ -1,4 +1,6 @@
 """gevent.Timeout and with_timeout."""
+import threading
+
 import gevent
 import pytest
 from gevent import Timeout
@@ -162,3 +164,19 @@ def test_timeout_inside_except_and_finally_blocks():
     except KeyError:
         order.append("except")
     assert order == ["finally", "except"]
+
+
+def test_timeout_outlives_the_thread_that_started_it():
+    started = []
+
+    def work():
+        started.append(Timeout.start_new(1000))
+
+    for _ in range(20):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    for timeout in started:
+        timeout.cancel()
+        assert not timeout.pending
+    gevent.sleep(0)

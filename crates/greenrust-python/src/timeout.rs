@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use greenrust::hub::{Hub, TimerAction};
+use greenrust::hub::{Hub, RawGreenlet, TimerAction};
 use greenrust::timers::TimerKey;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::exceptions::PyBaseException;
@@ -19,7 +19,8 @@ struct Fields {
     seconds: RefCell<Option<Py<PyAny>>>,
     exception: RefCell<Option<Py<PyAny>>>,
     keep_alive: Cell<bool>,
-    timer: Cell<Option<(TimerKey, *const Hub)>>,
+    /// The pending timer, and a greenlet of its hub: that keeps the hub allocated if its thread ends before the timer.
+    timer: RefCell<Option<(TimerKey, RawGreenlet)>>,
 }
 
 /// Timeout(seconds=None, exception=None, ref=True, priority=-1)
@@ -41,16 +42,17 @@ impl PyTimeout {
     }
 
     fn stop(&self) {
-        if let Some((key, hub)) = self.fields.timer.take() {
-            // SAFETY: a timer that is pending is in a hub that lives; one that expired has cleared the field.
-            unsafe { (*hub).remove_timer(key) };
+        let pending = self.fields.timer.take();
+        if let Some((key, greenlet)) = pending {
+            // SAFETY: the greenlet keeps its hub allocated; one whose thread has ended has no timers left.
+            unsafe { (*greenlet.hub()).remove_timer(key) };
         }
     }
 
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        if this.fields.timer.get().is_some() {
+        if this.fields.timer.borrow().is_some() {
             return Err(PyAssertionError::new_err(format!(
                 "{} is already started; to restart it, cancel it first",
                 slf.repr()?
@@ -68,13 +70,13 @@ impl PyTimeout {
         let action = TimerAction::Call(Box::new(move |_: &Hub| {
             // SAFETY: hubs run with the GIL held.
             let py = unsafe { Python::assume_attached() };
-            timeout.get().fields.timer.set(None);
+            drop(timeout.get().fields.timer.take());
             if let Err(error) = expire(timeout.bind(py), greenlet.bind(py)) {
                 py_hub::handle_error(py, Some(timeout.bind(py)), error);
             }
         }));
         let key = hub.add_timer(deadline, action, this.fields.keep_alive.get());
-        this.fields.timer.set(Some((key, hub)));
+        this.fields.timer.replace(Some((key, hub.root().clone())));
         Ok(())
     }
 }
@@ -125,7 +127,7 @@ impl PyTimeout {
                 seconds: RefCell::new(argument(0, "seconds")),
                 exception: RefCell::new(argument(1, "exception")),
                 keep_alive: Cell::new(keep_alive),
-                timer: Cell::new(None),
+                timer: RefCell::new(None),
             }),
         })
     }
@@ -165,7 +167,7 @@ impl PyTimeout {
     /// Whether the time runs.
     #[getter]
     fn pending(&self) -> bool {
-        self.fields.timer.get().is_some()
+        self.fields.timer.borrow().is_some()
     }
 
     /// Starts the time.
