@@ -28,7 +28,7 @@ wheels := target/wheels-$(PYTHON_VERSION)
 export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust clean
+.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -56,15 +56,19 @@ check-source: $(VENV)/.tools
 # The real gevent comes first: what fails there is a wrong test.
 test-python: test-real stubtest test-greenrust
 
-test-real: $(REAL_VENV)/.ready
+test-real: $(REAL_VENV)/.ready test-programs
 	$(real_bin)/python -m pytest --implementation=gevent $(PYTEST_ARGS)
 
 stubtest: install
 	cd $(VENV) && bin/python -m mypy.stubtest gevent --concise --ignore-disjoint-bases \
 	    --mypy-config-file $(CURDIR)/pyproject.toml --allowlist $(CURDIR)/tests/stubtest_allowlist.txt
 
-test-greenrust: install
+test-greenrust: install test-programs
 	$(bin)/python -m pytest --implementation=greenrust $(PYTEST_ARGS)
+
+# The real servers that tests start.
+test-programs:
+	scripts/install-test-programs
 
 # The wheel that users get, installed as they install it.
 install: $(VENV)/.tools

@@ -1,0 +1,75 @@
+"""Real servers for tests: found, started on free ports of the loopback interface, and ended by their pid.
+
+A test that needs a program which is missing skips, and says so; where programs can be installed (by root) or have to
+be there (REQUIRE_TEST_PROGRAMS, as in `.ci/run`), it fails. `programs.txt` lists them.
+"""
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+__all__ = ["find_program", "free_port", "start"]
+
+# Servers are outside an ordinary user's PATH.
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def find_program(name):
+    """Return the path of the program `name`; skips or fails the test when it is missing."""
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        message = f"{name} is not installed: scripts/install-test-programs installs what the tests start"
+        if os.environ.get("REQUIRE_TEST_PROGRAMS") or os.geteuid() == 0:
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port(host="127.0.0.1"):
+    """Return a port of `host` on which neither TCP nor UDP is in use at this moment."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind((host, 0))
+            try:
+                udp.bind(tcp.getsockname())
+            except OSError:
+                continue
+            return tcp.getsockname()[1]
+
+
+class start:
+    """Run `command` (a list) until the block is left; it is ready when `is_ready()` is true, within `patience` seconds.
+
+    The context is the subprocess.Popen. The program is ended by SIGTERM, by SIGKILL if that does not help in 10 s. What
+    it prints is shown when it ends too early or isn't ready in time.
+    """
+
+    def __init__(self, command, is_ready, patience=20, **popen):
+        self.command, self.is_ready, self.patience, self.popen = command, is_ready, patience, popen
+        self.process = None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **self.popen
+        )
+        until = time.monotonic() + self.patience
+        while not self.is_ready():
+            ended = self.process.poll() is not None
+            if ended or time.monotonic() > until:
+                self.process.kill()
+                output = self.process.communicate()[0].decode(errors="replace")
+                what = f"ended with {self.process.returncode}" if ended else f"is not ready after {self.patience} s"
+                raise RuntimeError(f"{self.command[0]} {what}:\n{output}")
+            time.sleep(0.02)
+        return self.process
+
+    def __exit__(self, *exc_info):
+        self.process.terminate()
+        try:
+            self.process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
