@@ -7,7 +7,8 @@ import sys
 import warnings
 from typing import NamedTuple
 
-from gevent import lowlevel
+from gevent import event, lowlevel  # noqa: F401 (`gevent.event` is there without an import of its own)
+from gevent._aliases import AliasFinder
 from gevent._config import config
 from gevent._greenrust import (
     Greenlet,
@@ -84,3 +85,4 @@ def _register_lowlevel() -> None:
 
 
 _register_lowlevel()
+AliasFinder.install()

@@ -30,7 +30,7 @@ def _as_list(value: Any) -> Any:
     return value.split(",") if isinstance(value, str) else value
 
 
-def _as_bool(value: Any) -> bool:
+def validate_bool(value: Any) -> bool:
     if not isinstance(value, str):
         return bool(value)
     word = value.strip().lower()
@@ -183,6 +183,18 @@ _LOOP_NAMES = {
 }
 
 
+class Loop(ImportableSetting):
+    """The setting `loop`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "loop",
+            "The event loop. There is one; the names of gevent's loops are accepted and mean it.",
+            ["libev-cext", "libev-cffi", "libuv-cffi"],
+            _LOOP_NAMES,
+        )
+
+
 def _set_stack_size(size: int | None) -> None:
     if size is not None:
         _greenrust.set_stack_size(size)
@@ -207,12 +219,7 @@ def _make_settings() -> Iterable[Setting]:
         5.0,
         _as_seconds_or_never,
     )
-    yield ImportableSetting(
-        "loop",
-        "The event loop. There is one; the names of gevent's loops are accepted and mean it.",
-        ["libev-cext", "libev-cffi", "libuv-cffi"],
-        _LOOP_NAMES,
-    )
+    yield Loop()
     yield ImportableSetting(
         "format_context", "Makes a string of the context of an error that the hub reports.", "pprint.saferepr"
     )
@@ -234,7 +241,7 @@ def _make_settings() -> Iterable[Setting]:
         "disable_watch_children",
         "True: `gevent.os` leaves child processes to the system's waitpid.",
         False,
-        _as_bool,
+        validate_bool,
         "GEVENT_NOWAITPID",
     )
     yield Setting(
@@ -244,14 +251,14 @@ def _make_settings() -> Iterable[Setting]:
         "track_greenlet_tree",
         "True: a greenlet remembers who spawned it, from where, and shares `spawn_tree_locals` with it.",
         True,
-        _as_bool,
+        validate_bool,
         on_set=_greenrust.set_track_greenlet_tree,
     )
     yield Setting(
         "monitor_thread",
         "True: each hub starts a thread that reports when the event loop is blocked.",
         False,
-        _as_bool,
+        validate_bool,
         "GEVENT_MONITOR_THREAD_ENABLE",
     )
     yield Setting(
@@ -264,7 +271,7 @@ def _make_settings() -> Iterable[Setting]:
         "print_blocking_reports",
         "True: the monitoring thread prints a report of a blocked event loop.",
         True,
-        _as_bool,
+        validate_bool,
         "GEVENT_MONITOR_PRINT_BLOCKING_REPORTS",
     )
     yield Setting(

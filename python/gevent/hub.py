@@ -21,9 +21,11 @@ from gevent._greenrust import (
     Waiter,
     error,
     get_hub,
+    get_hub_class,  # noqa: F401 (gevent's own name for it)
     get_hub_if_exists,
     getcurrent,
     greenlet,
+    set_default_hub_class,
     set_hub,
     sleep,
     spawn_raw,
@@ -42,6 +44,8 @@ __all__ = [
     "Hub",
     "Waiter",
 ]
+
+_get_hub = get_hub_if_exists
 
 # The main thread is the one that `threading` takes for it, also when another thread imports gevent first.
 MAIN_THREAD_IDENT = threading.main_thread().ident
@@ -419,7 +423,7 @@ class Hub(_greenrust.Hub):
         self._threadpool = None
 
 
-_greenrust.set_default_hub_class(Hub)
+set_default_hub_class(Hub)
 
 
 class _ReadyIterator:

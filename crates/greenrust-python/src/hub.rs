@@ -100,6 +100,12 @@ pub fn set_default_hub_class(py: Python<'_>, hub_class: Py<PyType>) {
     drop(old);
 }
 
+/// Returns the class of hubs that are made from now on.
+#[pyfunction]
+pub fn get_hub_class(py: Python<'_>) -> PyResult<Py<PyType>> {
+    default_class(py)
+}
+
 #[pymethods]
 impl PyHub {
     #[new]
