@@ -586,11 +586,11 @@ pub trait Joinable: sealed::Sealed {
     }
 }
 
-fn join_core(life: &Life, deadline: Option<Instant>) -> Result<(), WaitError> {
+fn join_core(raw: &RawGreenlet, life: &Life, deadline: Option<Instant>) -> Result<(), WaitError> {
     if life.has_ended.get() {
         return Ok(());
     }
-    life.joiners.wait(WaitingFor::Join, deadline).map_err(|abandoned| abandoned.error)
+    life.joiners.wait(WaitingFor::Join(Some(raw.serial())), deadline).map_err(|abandoned| abandoned.error)
 }
 
 fn kill_nowait(greenlet: &RawGreenlet, shared: &dyn Living) {
@@ -627,7 +627,7 @@ impl<T> Joinable for Greenlet<T> {
     }
 
     fn join_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
-        join_core(&self.shared.life, deadline)
+        join_core(&self.raw, &self.shared.life, deadline)
     }
 
     fn kill_nowait(&self) {
@@ -647,7 +647,7 @@ impl Joinable for AnyGreenlet {
     }
 
     fn join_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
-        join_core(self.shared.life(), deadline)
+        join_core(&self.raw, self.shared.life(), deadline)
     }
 
     fn kill_nowait(&self) {

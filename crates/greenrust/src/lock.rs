@@ -16,12 +16,17 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::greenlet::{after, blocking};
-use crate::hub::{Hub, RawGreenlet};
+use crate::hub::{HeldBy, Holder, Hub, RawGreenlet, WaitingFor};
 use crate::wait_queue::{Barging, PromiseQueue, TimedOut, WaitError};
 
 /// A counter of permits; first come, first served.
+///
+/// One that was made with a single permit is taken for a lock: it notes who took that permit last.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Semaphore {
+    /// First, so that its address is the semaphore's.
+    holder: Holder,
     permits: Cell<usize>,
     line: PromiseQueue,
     barging: Barging,
@@ -35,7 +40,7 @@ impl Semaphore {
 
     /// Creates a semaphore with so many permits, and says who may take one that is promised.
     pub const fn with_barging(permits: usize, barging: Barging) -> Self {
-        Self { permits: Cell::new(permits), line: PromiseQueue::new(), barging }
+        Self { holder: Holder::new(permits), permits: Cell::new(permits), line: PromiseQueue::new(), barging }
     }
 
     /// Returns how many permits a newcomer could take.
@@ -53,6 +58,11 @@ impl Semaphore {
         self.permits() == 0
     }
 
+    /// Returns who took the only permit of a semaphore that was made with one, and has not given it back.
+    pub fn holder(&self) -> HeldBy {
+        self.holder.get()
+    }
+
     /// Returns how many greenlets wait for a permit.
     pub fn waiting(&self) -> usize {
         self.line.waiters.len()
@@ -65,6 +75,7 @@ impl Semaphore {
             return false;
         }
         self.permits.set(self.permits.get() - 1);
+        self.holder.take();
         true
     }
 
@@ -92,6 +103,7 @@ impl Semaphore {
             let permits = self.permits.get();
             if permits > 0 {
                 self.permits.set(permits - 1);
+                self.holder.take();
                 return Ok(());
             }
             was_robbed = true;
@@ -99,8 +111,7 @@ impl Semaphore {
     }
 
     fn wait_in_line(&self, kind: &'static str, deadline: Option<Instant>, in_front: bool) -> Result<(), WaitError> {
-        let address = std::ptr::from_ref(self) as usize;
-        self.line.wait(kind, address, deadline, in_front).inspect_err(|_| {
+        self.line.wait(WaitingFor::Lock(kind, &raw const self.holder), deadline, in_front).inspect_err(|_| {
             // What was promised goes to the next.
             self.line.promise(self.permits.get());
         })
@@ -130,12 +141,14 @@ impl Semaphore {
     #[inline]
     pub fn release(&self) -> bool {
         self.permits.set(self.permits.get() + 1);
+        self.holder.give_up();
         !self.line.waiters.is_empty() && self.line.promise(self.permits.get())
     }
 
     /// Makes so many permits free, whoever holds some: for the child of a fork, where other threads' greenlets are gone.
     pub fn reset(&self, permits: usize) {
         self.permits.set(permits);
+        self.holder.reset(permits);
         self.line.promise(permits);
     }
 

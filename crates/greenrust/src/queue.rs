@@ -556,8 +556,9 @@ impl<T, S: Store<T>> Queue<T, S> {
     }
 
     fn wait(&self, side: &PromiseQueue, deadline: Option<Instant>, in_front: bool) -> Result<(), QueueError<S::Error>> {
-        let address = std::ptr::from_ref(self) as usize;
-        side.wait("Queue", address, deadline, in_front).map_err(|error| {
+        let kind = if std::ptr::eq(side, &raw const self.getters) { "Queue.get" } else { "Queue.put" };
+        let waiting_for = WaitingFor::Object(kind, std::ptr::from_ref(self) as usize);
+        side.wait(waiting_for, deadline, in_front).map_err(|error| {
             // What was promised goes to the next; the reason of the failure is worth more than a failing store.
             let _ = self.balance();
             error.into()

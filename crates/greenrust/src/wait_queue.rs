@@ -310,12 +310,11 @@ impl PromiseQueue {
     /// Waits for a promise, which is used up on return.
     pub(crate) fn wait(
         &self,
-        kind: &'static str,
-        address: usize,
+        waiting_for: WaitingFor,
         deadline: Option<Instant>,
         in_front: bool,
     ) -> Result<(), WaitError> {
-        let outcome = self.waiters.wait_at(WaitingFor::Object(kind, address), deadline, in_front);
+        let outcome = self.waiters.wait_at(waiting_for, deadline, in_front);
         if outcome.is_ok() || outcome.is_err_and(|abandoned| abandoned.was_woken) {
             self.promised.set(self.promised.get() - 1);
         }

@@ -45,7 +45,8 @@ pub fn join_greenlets<'py>(
     if waiting.is_empty() {
         return Ok(Some(done));
     }
-    let (hub, waker) = host::begin_park(py, WaitingFor::Join)?;
+    let only = (waiting.len() == 1).then(|| waiting[0].as_super().get().raw().serial());
+    let (hub, waker) = host::begin_park(py, WaitingFor::Join(only))?;
     let joiner = Rc::new(Joiner { waker: waker.clone(), missing: Cell::new(waiting.len()), done: RefCell::default() });
     for greenlet in &waiting {
         greenlet.get().fields.links.borrow_mut().push(Link::Joiner(joiner.clone()));

@@ -486,7 +486,7 @@ impl PyGeventGreenlet {
     /// Parks until the greenlet has ended. Returns false if the time was over first.
     fn wait_for_end(slf: &Bound<'_, Self>, deadline: Option<Instant>) -> PyResult<bool> {
         let py = slf.py();
-        let (hub, waker) = host::begin_park(py, WaitingFor::Join)?;
+        let (hub, waker) = host::begin_park(py, WaitingFor::Join(Some(slf.as_super().get().raw().serial())))?;
         slf.get().fields.links.borrow_mut().push(Link::Waker(waker.clone()));
         let result = host::park(py, hub, &waker, deadline, true);
         match result {
@@ -903,7 +903,7 @@ impl PyGeventGreenlet {
             });
             return Ok(());
         }
-        let (own_hub, waker) = host::begin_park(py, WaitingFor::Join)?;
+        let (own_hub, waker) = host::begin_park(py, WaitingFor::Join(Some(slf.as_super().get().raw().serial())))?;
         let thrown = waker.clone();
         hub.push_call(move |_| {
             // SAFETY: as above.

@@ -19,6 +19,7 @@
 //!   gives it up only inside [`Host::poll`].
 
 mod descriptors;
+mod holder;
 mod host;
 mod io;
 mod raw;
@@ -27,12 +28,15 @@ mod remote;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
+use std::num::NonZeroU64;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use holder::{HeldBy, Holder};
 pub use host::{Host, PlainHost};
 pub use io::{Direction, LevelKey, Sink};
-pub use raw::{Body, Interrupt, RawGreenlet, WaitingFor, Wake, Waker};
+pub use raw::{Body, Interrupt, RawGreenlet, Serial, WaitingFor, Wake, Waker};
 pub use remote::{Job, Remote};
 
 use crate::clock::{Clock, Instant};
@@ -107,6 +111,12 @@ pub struct Hub {
     polling: Cell<bool>,
     stopping: Cell<bool>,
     error: RefCell<Option<std::io::Error>>,
+    /// The clock's reading when the hub looked last.
+    now: Cell<Instant>,
+    /// How often a greenlet of this hub has left another one.
+    switches: Cell<u64>,
+    /// The number of the greenlet that was made last.
+    serial: Cell<NonZeroU64>,
     /// How many greenlets of this hub exist, the root among them: they refer to it.
     greenlets: Cell<usize>,
     is_hosted: Cell<bool>,
@@ -155,6 +165,8 @@ impl Hub {
     #[cold]
     fn make(clock: Clock) -> &'static Hub {
         static PLAIN: PlainHost = PlainHost;
+        let first_serial = first_serial();
+        let now = clock.now();
         let hub = Box::new_cyclic_hub(|address| Hub {
             clock,
             timers: RefCell::new(Timers::default()),
@@ -165,7 +177,12 @@ impl Hub {
             current: Cell::new(std::ptr::null()),
             switcher: Switcher::new(),
             host_data: Cell::new(std::ptr::null()),
-            root: ManuallyDrop::new(RawGreenlet::with_context(address, Context::root(), None)),
+            root: ManuallyDrop::new(RawGreenlet::with_context(
+                address,
+                Serial::new(first_serial),
+                Context::root(),
+                None,
+            )),
             hub_greenlet: RefCell::new(None),
             retired: RefCell::new(None),
             host: Cell::new(&PLAIN),
@@ -175,6 +192,9 @@ impl Hub {
             polling: Cell::new(false),
             stopping: Cell::new(false),
             error: RefCell::new(None),
+            now: Cell::new(now),
+            switches: Cell::new(0),
+            serial: Cell::new(first_serial),
             greenlets: Cell::new(1),
             is_hosted: Cell::new(false),
             is_closed: Cell::new(false),
@@ -270,6 +290,33 @@ impl Hub {
         &self.clock
     }
 
+    /// Reads the clock, for all who only need to know about when it is.
+    #[inline]
+    fn look_at_clock(&self) -> Instant {
+        let now = self.clock.now();
+        self.now.set(now);
+        now
+    }
+
+    /// Returns how often a greenlet of this hub has left another one: a number that stands still while one runs on and
+    /// on. It wraps around.
+    #[inline]
+    pub fn switches(&self) -> u64 {
+        self.switches.get()
+    }
+
+    /// Says whether the hub's thread waits for events.
+    pub fn is_polling(&self) -> bool {
+        self.polling.get()
+    }
+
+    #[inline]
+    fn next_serial(&self) -> Serial {
+        let serial = self.serial.get().saturating_add(1);
+        self.serial.set(serial);
+        Serial::new(serial)
+    }
+
     /// Returns the greenlet of the thread's own stack.
     pub fn root(&self) -> &RawGreenlet {
         &self.root
@@ -284,6 +331,13 @@ impl Hub {
             Rc::increment_strong_count(inner);
             RawGreenlet(Rc::from_raw(inner))
         }
+    }
+
+    /// Returns the number of the greenlet that runs.
+    #[inline]
+    pub fn running_serial(&self) -> Serial {
+        // SAFETY: as in `running`; the handle is not dropped.
+        unsafe { ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))).serial() }
     }
 
     /// Returns the host's pointer of the greenlet that runs.
@@ -439,6 +493,7 @@ impl Hub {
     /// Ends the running greenlet: returns the context that goes on.
     fn finish(&self, greenlet: RawGreenlet, next: RawGreenlet) -> *const Context {
         self.host.get().end(&greenlet);
+        self.switches.set(self.switches.get().wrapping_add(1));
         self.current.set(Rc::as_ptr(&next.0));
         let context: *const Context = &next.0.context;
         let previous = self.retired.replace(Some(greenlet));
@@ -460,6 +515,7 @@ impl Hub {
         let from = unsafe { ManuallyDrop::new(RawGreenlet(Rc::from_raw(self.current.get()))) };
         let host = self.host.get();
         host.leave(&from);
+        self.switches.set(self.switches.get().wrapping_add(1));
         self.current.set(Rc::as_ptr(&to.0));
         // SAFETY: `to` is started, suspended (not the running one) and of this thread, as was just checked.
         unsafe { to.0.context.transfer(&from.0.context, &self.switcher) };
@@ -469,13 +525,15 @@ impl Hub {
     /// Returns who continues when the running greenlet ends or parks: the next of the run queue, else the hub greenlet.
     #[inline]
     pub fn next(&self) -> RawGreenlet {
-        if self.is_detour.get() {
-            return self.loop_greenlet();
-        }
-        match self.next_greenlet() {
+        match self.next_in_line() {
             Some(greenlet) => greenlet,
             None => self.loop_greenlet(),
         }
+    }
+
+    #[inline]
+    fn next_in_line(&self) -> Option<RawGreenlet> {
+        if self.is_detour.get() { None } else { self.next_greenlet() }
     }
 
     fn loop_greenlet(&self) -> RawGreenlet {
@@ -509,7 +567,7 @@ impl Hub {
         if self.hub_greenlet.borrow().as_ref().is_some_and(|hub| hub.is(&running)) {
             return Err(ParkInHub);
         }
-        Ok(running.begin_park(waiting_for))
+        Ok(running.begin_park(waiting_for, self.now.get()))
     }
 
     /// Suspends the running greenlet until the waker is used, and says why it goes on.
@@ -522,7 +580,14 @@ impl Hub {
             running.end_park();
             return Wake::Interrupted;
         }
-        let next = self.next();
+        let next = match self.next_in_line() {
+            Some(next) => next,
+            None => {
+                // Nobody else is ready, or the turn is over: the hub has a system call to make, and time enough.
+                running.set_waiting_since(self.look_at_clock());
+                self.loop_greenlet()
+            }
+        };
         if !next.is(running) {
             self.transfer(&next);
         }
@@ -583,7 +648,7 @@ impl Hub {
         if self.timers.borrow().is_empty() {
             return;
         }
-        let now = self.clock.now();
+        let now = self.look_at_clock();
         loop {
             let expired = self.timers.borrow_mut().pop_expired(now);
             let Some((action, keep_alive)) = expired else {
@@ -631,7 +696,7 @@ impl Hub {
                     None => return,
                 }
             }
-            let now = self.clock.now();
+            let now = self.look_at_clock();
             match until {
                 None => until = Some(now.after(self.switch_interval.get())),
                 Some(until) if now >= until => return,
@@ -702,6 +767,10 @@ impl Hub {
             let _ = poller.wait(events, timeout);
         });
         self.polling.set(false);
+        if self.timers.borrow().is_empty() {
+            // Else the clock is looked at for them.
+            self.look_at_clock();
+        }
     }
 
     fn run_jobs(&self) {
@@ -783,6 +852,13 @@ impl Body for LoopBody {
     }
 
     fn refused(self: Box<Self>, _greenlet: &RawGreenlet, _error: StackError) {}
+}
+
+/// Returns the number of a new hub's root greenlet: those that follow up to the next hub's are the new one's.
+fn first_serial() -> NonZeroU64 {
+    /// How many hubs the process has made. One hub has numbers for 2^40 greenlets.
+    static HUBS: AtomicU64 = AtomicU64::new(0);
+    NonZeroU64::MIN.saturating_add(HUBS.fetch_add(1, Ordering::Relaxed) << 40)
 }
 
 fn describe_overflow(address: usize, buffer: &mut [u8]) -> Option<usize> {

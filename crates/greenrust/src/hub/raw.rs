@@ -6,9 +6,12 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use super::Hub;
+use super::holder::Holder;
+use crate::clock::Instant;
 use crate::context::{Context, State};
 use crate::stack::{Stack, StackError};
 
@@ -36,6 +39,21 @@ pub enum Wake {
     Foreign,
 }
 
+/// A number that no other greenlet of the process ever has: it tells one from a later one at the same address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Serial(NonZeroU64);
+
+impl Serial {
+    pub(super) const fn new(number: NonZeroU64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// What a parked greenlet waits for; shown to people who ask why a program is stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitingFor {
@@ -49,10 +67,13 @@ pub enum WaitingFor {
     Read(i32),
     /// A descriptor to become writable.
     Write(i32),
-    /// Another greenlet to end.
-    Join,
-    /// An object with the given name (`"Event"`, `"Semaphore"`) at the given address.
+    /// Another greenlet to end; `None` stands for several.
+    Join(Option<Serial>),
+    /// An object with the given name (`"Event"`, `"Channel"`) at the given address.
     Object(&'static str, usize),
+    /// A lock with the given name (`"RLock"`, `"Semaphore"`), and where it notes who holds it: at its own address, and
+    /// there for as long as somebody waits.
+    Lock(&'static str, *const Holder),
     /// Work in another thread.
     Thread,
     /// The hub itself: a raw switch to the hub.
@@ -71,8 +92,10 @@ impl fmt::Display for WaitingFor {
             WaitingFor::Write(descriptor) => {
                 write!(formatter, "descriptor {descriptor} to become writable")
             }
-            WaitingFor::Join => formatter.write_str("another greenlet to end"),
+            WaitingFor::Join(Some(_)) => formatter.write_str("another greenlet to end"),
+            WaitingFor::Join(None) => formatter.write_str("other greenlets to end"),
             WaitingFor::Object(kind, address) => write!(formatter, "{kind} at {address:#x}"),
+            WaitingFor::Lock(kind, holder) => write!(formatter, "{kind} at {:#x}", holder.addr()),
             WaitingFor::Thread => formatter.write_str("work in another thread"),
             WaitingFor::Hub => formatter.write_str("a switch from the hub"),
         }
@@ -101,7 +124,10 @@ pub(super) struct Inner {
     parking: Cell<Parking>,
     ticket: Cell<u32>,
     wake: Cell<Wake>,
+    pub(super) serial: Serial,
     waiting_for: Cell<WaitingFor>,
+    /// When the present park began, or the last one, by the hub's reading of the clock.
+    since: Cell<Instant>,
     pub(super) body: Cell<Option<Box<dyn Body>>>,
     interrupts: RefCell<Vec<Interrupt>>,
     host: Cell<*mut ()>,
@@ -124,17 +150,19 @@ impl RawGreenlet {
     /// Creates a greenlet of the hub's thread that has not started.
     pub fn new(hub: &Hub, body: Box<dyn Body>) -> Self {
         hub.greenlets.set(hub.greenlets.get() + 1);
-        Self::with_context(hub, Context::new(), Some(body))
+        Self::with_context(hub, hub.next_serial(), Context::new(), Some(body))
     }
 
-    pub(super) fn with_context(hub: *const Hub, context: Context, body: Option<Box<dyn Body>>) -> Self {
+    pub(super) fn with_context(hub: *const Hub, serial: Serial, context: Context, body: Option<Box<dyn Body>>) -> Self {
         Self(Rc::new(Inner {
             context,
             hub: Cell::new(hub),
             parking: Cell::new(Parking::Out),
             ticket: Cell::new(0),
             wake: Cell::new(Wake::Unparked),
+            serial,
             waiting_for: Cell::new(WaitingFor::Nothing),
+            since: Cell::new(Instant::default()),
             body: Cell::new(body),
             interrupts: RefCell::new(Vec::new()),
             host: Cell::new(std::ptr::null_mut()),
@@ -161,6 +189,18 @@ impl RawGreenlet {
     /// Returns what the greenlet waits for.
     pub fn waiting_for(&self) -> WaitingFor {
         self.0.waiting_for.get()
+    }
+
+    /// Returns when the park that the greenlet is in began, by the hub's latest look at the clock then: too early by as
+    /// long as greenlets had run since that look. Means nothing while the greenlet is not parked.
+    pub fn waiting_since(&self) -> Instant {
+        self.0.since.get()
+    }
+
+    /// Returns the greenlet's number.
+    #[inline]
+    pub fn serial(&self) -> Serial {
+        self.0.serial
     }
 
     /// Says whether both handles are of one greenlet.
@@ -207,15 +247,27 @@ impl RawGreenlet {
         self.0.parking.get() == Parking::In
     }
 
+    /// Says whether the greenlet's park was ended, and it has not gone on since.
+    pub fn is_woken(&self) -> bool {
+        matches!(self.0.parking.get(), Parking::Woken | Parking::Due)
+    }
+
     /// Begins a park: from now on the returned waker can end it, also before the greenlet is really suspended.
     #[inline]
-    pub(super) fn begin_park(&self, waiting_for: WaitingFor) -> Waker {
+    pub(super) fn begin_park(&self, waiting_for: WaitingFor, now: Instant) -> Waker {
         let ticket = self.0.ticket.get().wrapping_add(1);
         self.0.ticket.set(ticket);
         self.0.parking.set(Parking::In);
         self.0.wake.set(Wake::Foreign);
         self.0.waiting_for.set(waiting_for);
+        self.0.since.set(now);
         Waker { greenlet: self.clone(), ticket }
+    }
+
+    /// Puts the beginning of the park right.
+    #[inline]
+    pub(super) fn set_waiting_since(&self, now: Instant) {
+        self.0.since.set(now);
     }
 
     /// Ends a park in the greenlet itself and returns why it ended.
