@@ -1,6 +1,7 @@
 """What every test shares: the choice of the implementation, and the checks that a test leaves nothing behind."""
 import gc
 import os
+import signal
 
 import gevent
 import pytest
@@ -19,6 +20,8 @@ def pytest_report_header(config):
 
 
 def pytest_configure(config):
+    # A shell that starts us in the background has SIGINT ignored, which child processes would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     expected = config.getoption("--implementation")
     if expected and expected != NAME:
         raise pytest.UsageError(f"expected {expected}, but {NAME} is installed: {gevent.__file__}")
