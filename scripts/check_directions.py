@@ -24,7 +24,8 @@ TIERS: list[set[str]] = [
     {"sys", "stack", "context", "clock", "timers"},
     {"hub"},
     {"greenlet", "timeout", "local", "wait_queue"},
-    {"event", "lock", "queue", "channel", "socket", "select", "signal", "thread_pool", "process", "resolver", "http"},
+    {"event", "lock", "queue", "channel", "socket", "select", "signal", "thread_pool", "process", "resolver", "http",
+     "websocket"},
     {"pool", "server", "http_server"},
 ]
 

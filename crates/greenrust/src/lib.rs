@@ -27,7 +27,7 @@
 //! | let time pass, or limit it | [`sleep`], [`Timeout`] |
 //! | wait for one another | [`event`], [`lock`], [`queue`], [`channel`] |
 //! | limit how many run | [`pool`] |
-//! | talk to the world | [`socket`], [`server`], [`http_server`], [`signal`] |
+//! | talk to the world | [`socket`], [`server`], [`http_server`], [`websocket`], [`signal`] |
 //! | leave blocking work to other threads | [`thread_pool`] |
 //! | have a value for each greenlet | [`local`] |
 //! | see how it works | [`hub`], and below it [`context`], [`stack`], [`timers`] |
@@ -61,6 +61,7 @@ pub mod thread_pool;
 pub mod timeout;
 pub mod timers;
 pub mod wait_queue;
+pub mod websocket;
 
 pub use greenlet::{
     Builder, Greenlet, GreenletError, Joinable, joinall, killall, sleep, spawn, spawn_later, yield_now,
