@@ -36,6 +36,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{RUNTIME}/hub/mod.rs": "the hub of the thread, reached by a thread-local pointer",
     f"{RUNTIME}/hub/raw.rs": "reference-counted greenlets that know their hub",
     f"{RUNTIME}/sys/fault.rs": "a signal handler on an alternate stack",
+    f"{RUNTIME}/sys/interfaces.rs": "a list that the C library makes",
     f"{RUNTIME}/sys/memory.rs": "maps and unmaps stacks",
     f"{BINDING}/fastcall.rs": "functions of the C calling convention, and their arguments",
     f"{BINDING}/socket.rs": "a class over _socket's struct, and system calls on memory that Python owns",

@@ -28,6 +28,7 @@
 //! | wait for one another | [`event`], [`lock`], [`queue`], [`channel`] |
 //! | limit how many run | [`pool`] |
 //! | talk to the world | [`socket`], [`server`], [`http_server`], [`websocket`], [`signal`] |
+//! | look up names and addresses of hosts | [`resolver`] |
 //! | leave blocking work to other threads | [`thread_pool`] |
 //! | have a value for each greenlet | [`local`] |
 //! | see how it works | [`hub`], and below it [`context`], [`stack`], [`timers`] |
@@ -52,6 +53,7 @@ pub mod local;
 pub mod lock;
 pub mod pool;
 pub mod queue;
+pub mod resolver;
 pub mod server;
 pub mod signal;
 pub mod socket;
