@@ -23,10 +23,10 @@ PACKAGE = "python/gevent"
 TIERS: list[set[str]] = [
     {"sys", "stack", "context", "clock", "timers"},
     {"hub"},
-    {"greenlet", "timeout", "local", "wait_queue"},
+    {"greenlet", "timeout", "local", "wait_queue", "cancel_scope"},
     {"event", "lock", "queue", "channel", "socket", "select", "signal", "thread_pool", "process", "resolver", "http",
      "websocket"},
-    {"pool", "server", "http_server"},
+    {"pool", "server", "http_server", "task_group"},
 ]
 
 # Files that may contain unsafe code, with what they need it for.

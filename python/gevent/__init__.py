@@ -21,10 +21,12 @@ from gevent._greenrust import (
     spawn_raw,
 )
 from gevent._greenrust import __version__ as greenrust_version
+from gevent.cancelscope import Cancelled, CancelScope, TooSlowError, fail_after, fail_at, move_on_after, move_on_at
 from gevent.greenlet import joinall, killall
 from gevent.hub import idle, iwait, kill, reinit, wait
 from gevent.hub import signal as signal_handler
 from gevent.os import fork
+from gevent.taskgroup import TaskGroup
 from gevent.timeout import Timeout, with_timeout
 
 __all__ = [
@@ -51,6 +53,15 @@ __all__ = [
     "spawn_raw",
     "wait",
     "with_timeout",
+    # What the real gevent does not have.
+    "CancelScope",
+    "Cancelled",
+    "TaskGroup",
+    "TooSlowError",
+    "fail_after",
+    "fail_at",
+    "move_on_after",
+    "move_on_at",
 ]
 
 #: The release of gevent whose interface this is; programs compare it.

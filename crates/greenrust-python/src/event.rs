@@ -384,6 +384,11 @@ impl PyAsyncResult {
         Ok(())
     }
 
+    #[classmethod]
+    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        crate::queue::generic_alias(cls, item)
+    }
+
     /// done() -> as `ready`
     fn done(&self) -> bool {
         self.is_ready()

@@ -10,6 +10,14 @@ use pyo3::sync::PyOnceLock;
 create_exception!(gevent.lowlevel, GreenletError, PyException, "A greenlet was used where it can't be.");
 create_exception!(gevent.lowlevel, GreenletExit, PyBaseException, "Ends a greenlet; not an error.");
 
+create_exception!(
+    gevent,
+    Cancelled,
+    GreenletExit,
+    "Ends a wait in a cancelled CancelScope, whose block's end catches it. Do not catch it for good: each further wait \
+     raises it again."
+);
+
 /// Returns a class of `gevent.exceptions`.
 fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();

@@ -34,6 +34,14 @@ pub enum Payload {
     Start(Py<PyTuple>, Option<Py<PyDict>>),
 }
 
+/// An exception that a shield has held back: what the runtime keeps as an interrupt.
+pub struct Thrown {
+    /// What to raise.
+    pub error: PyErr,
+    /// Who may take it back: the address of a timeout, or 0.
+    pub by: usize,
+}
+
 /// What the Python face keeps for each OS thread.
 pub struct Thread {
     mailbox: Cell<Option<Payload>>,
@@ -297,7 +305,8 @@ pub fn wait_ready(
 pub fn settle(py: Python<'_>, wake: Wake) -> PyResult<Wake> {
     match wake {
         Wake::Unparked | Wake::TimedOut | Wake::Closed => Ok(wake),
-        Wake::Foreign | Wake::Interrupted => Err(interruption(py)),
+        Wake::Foreign => Err(interruption(py)),
+        Wake::Interrupted => Err(cancellation(py)),
     }
 }
 
@@ -306,10 +315,37 @@ pub fn settle(py: Python<'_>, wake: Wake) -> PyResult<Wake> {
 #[inline(never)]
 fn interruption(py: Python<'_>) -> PyErr {
     match receive() {
-        Some(Payload::Throw(error)) => *error,
+        Some(Payload::Throw(error)) => note_thrown(py, *error),
         Some(Payload::Value(value)) => crate::exceptions::invalid_switch(py, &value),
         Some(Payload::Start(..)) | None => PyRuntimeError::new_err("a parked greenlet was resumed without a reason"),
     }
+}
+
+/// Returns the exception for which the runtime has ended a park: what a shield had held back, or the end of all waits in
+/// a cancelled scope.
+#[cold]
+#[inline(never)]
+fn cancellation(py: Python<'_>) -> PyErr {
+    let interrupt = Hub::current().running().take_interrupt().map(|interrupt| interrupt.downcast::<Thrown>());
+    match interrupt {
+        Some(Ok(thrown)) => note_thrown(py, thrown.error),
+        Some(Err(_)) => crate::exceptions::internal("an interrupt of another face reached a Python program's wait"),
+        None => crate::exceptions::Cancelled::new_err(()),
+    }
+}
+
+/// Notes in the cancel scope of the running greenlet, if it is in one, what was thrown into it. Returns it.
+pub fn note_thrown(py: Python<'_>, error: PyErr) -> PyErr {
+    if let Some(scope) = Hub::current().running().scope() {
+        scope.set_mark(thrown_mark(error.value(py)));
+    }
+    error
+}
+
+/// Returns a number by which an exception that was thrown is told from others: made of its address and of its type's, as
+/// holding the exception itself would keep frames alive.
+pub fn thrown_mark(exception: &Bound<'_, PyAny>) -> usize {
+    exception.as_ptr() as usize ^ (exception.get_type().as_ptr() as usize).rotate_left(16)
 }
 
 /// Runs `wait`, a blocking call of one of the runtime's cores. The thread's hub must exist: [`py_hub::ensure`].

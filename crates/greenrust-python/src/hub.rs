@@ -297,7 +297,9 @@ fn sleep(py: Python<'_>, call: &Arguments<'_>) -> PyResult<()> {
         host::park(py, hub, &waker, Some(deadline), keep_alive)?;
     } else {
         let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
-        waker.unpark();
+        if !waker.greenlet().has_interrupt() {
+            waker.unpark();
+        }
         host::park(py, hub, &waker, None, true)?;
     }
     Ok(())

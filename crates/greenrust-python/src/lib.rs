@@ -2,6 +2,7 @@
 //! runtime's.
 
 mod arguments;
+mod cancel_scope;
 mod channel;
 mod event;
 mod exceptions;
@@ -78,6 +79,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     channel::register(module)?;
     local::register(module)?;
     waiter::register(module)?;
+    cancel_scope::register(module)?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
         wrap_pyfunction!(get_stack_size, module)?,

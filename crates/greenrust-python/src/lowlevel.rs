@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 
 use greenrust::context::State;
-use greenrust::hub::{Body, Hub, RawGreenlet};
+use greenrust::hub::{Body, Hub, RawGreenlet, WaitingFor, Wake};
 use greenrust::stack::StackError;
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -513,9 +513,16 @@ fn deliver(py: Python<'_>, payload: Option<Payload>) -> PyResult<Py<PyAny>> {
 /// Suspends the running greenlet in favour of the hub, as `hub.switch()` does, and returns what it is switched back with.
 pub fn switch_to_hub(py: Python<'_>) -> PyResult<Py<PyAny>> {
     let hub = py_hub::ensure(py)?;
-    let next = hub.next();
-    hub.transfer(&next);
-    deliver(py, host::receive())
+    match hub.begin_park(WaitingFor::Hub) {
+        Ok(waker) => match hub.park(&waker) {
+            Wake::Interrupted => host::settle(py, Wake::Interrupted).map(|_| py.None()),
+            _ => deliver(py, host::receive()).map_err(|error| host::note_thrown(py, error)),
+        },
+        Err(_) => {
+            hub.transfer(&hub.next());
+            deliver(py, host::receive())
+        }
+    }
 }
 
 /// Builds the exception of a `throw(type, value, traceback)` call.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use greenrust::hub::{Hub, RawGreenlet, TimerAction};
+use greenrust::hub::{Hub, RawGreenlet, Scope, TimerAction};
 use greenrust::timers::TimerKey;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::exceptions::PyBaseException;
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString, PyTuple, PyType};
 
 use crate::gil::Gil;
-use crate::host::{self, Payload};
+use crate::host::{self, Payload, Thrown};
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
 
@@ -21,6 +21,8 @@ struct Fields {
     keep_alive: Cell<bool>,
     /// The pending timer, and a greenlet of its hub: that keeps the hub allocated if its thread ends before the timer.
     timer: RefCell<Option<(TimerKey, RawGreenlet)>>,
+    /// The greenlet for which the exception lies behind a shield, or lay there.
+    held_for: RefCell<Option<RawGreenlet>>,
 }
 
 /// Timeout(seconds=None, exception=None, ref=True, priority=-1)
@@ -42,6 +44,13 @@ impl PyTimeout {
     }
 
     fn stop(&self) {
+        let held_for = self.fields.held_for.take();
+        if let Some(greenlet) = held_for {
+            let own = std::ptr::from_ref(self) as usize;
+            let retracted =
+                greenlet.retract_interrupt(|held| held.downcast_ref::<Thrown>().is_some_and(|held| held.by == own));
+            drop(retracted);
+        }
         let pending = self.fields.timer.take();
         if let Some((key, greenlet)) = pending {
             // SAFETY: the greenlet keeps its hub allocated; one whose thread has ended has no timers left.
@@ -67,11 +76,13 @@ impl PyTimeout {
         let deadline = hub.clock().now().after(py_hub::duration(seconds));
         let timeout = slf.clone().unbind();
         let greenlet = host::current(py).unbind();
+        // A shield holds it back, unless the timeout itself is behind that shield.
+        let origin = hub.running().scope();
         let action = TimerAction::Call(Box::new(move |_: &Hub| {
             // SAFETY: hubs run with the GIL held.
             let py = unsafe { Python::assume_attached() };
             drop(timeout.get().fields.timer.take());
-            if let Err(error) = expire(timeout.bind(py), greenlet.bind(py)) {
+            if let Err(error) = expire(timeout.bind(py), greenlet.bind(py), origin.as_ref()) {
                 py_hub::handle_error(py, Some(timeout.bind(py)), error);
             }
         }));
@@ -82,7 +93,7 @@ impl PyTimeout {
 }
 
 /// Throws what the timeout is to throw. Runs in the hub.
-fn expire(timeout: &Bound<'_, PyTimeout>, greenlet: &Bound<'_, PyGreenlet>) -> PyResult<()> {
+fn expire(timeout: &Bound<'_, PyTimeout>, greenlet: &Bound<'_, PyGreenlet>, origin: Option<&Scope>) -> PyResult<()> {
     let py = timeout.py();
     let exception = timeout.get().fields.exception.borrow().as_ref().map(|exception| exception.clone_ref(py));
     let exception = match exception {
@@ -93,6 +104,15 @@ fn expire(timeout: &Bound<'_, PyTimeout>, greenlet: &Bound<'_, PyGreenlet>) -> P
         }
         _ => timeout.clone().into_any(),
     };
+    if greenlet.get().raw().shield_against(origin).is_some() {
+        let error = crate::lowlevel::thrown(py, Some(&exception), None, None)?;
+        timeout.get().fields.held_for.replace(Some(greenlet.get().raw().clone()));
+        greenlet
+            .get()
+            .raw()
+            .interrupt_from(origin, Box::new(Thrown { error, by: std::ptr::from_ref(timeout.get()) as usize }));
+        return Ok(());
+    }
     if timeout.get_type().is(PyType::new::<PyTimeout>(py)) {
         throw_into(greenlet, &exception)
     } else {
@@ -128,6 +148,7 @@ impl PyTimeout {
                 exception: RefCell::new(argument(1, "exception")),
                 keep_alive: Cell::new(keep_alive),
                 timer: RefCell::new(None),
+                held_for: RefCell::new(None),
             }),
         })
     }

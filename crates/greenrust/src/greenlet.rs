@@ -35,7 +35,7 @@ use slab::Slab;
 
 use crate::clock::Instant;
 use crate::context::State;
-use crate::hub::{Body, Hub, Interrupt, LoopExit, RawGreenlet, TimerAction, WaitingFor, Wake};
+use crate::hub::{Body, Hub, Interrupt, LoopExit, RawGreenlet, Scope, TimerAction, WaitingFor, Wake};
 use crate::local;
 use crate::stack::{self, StackError};
 use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
@@ -123,6 +123,14 @@ pub(crate) struct Unwind(pub(crate) Box<dyn Any + Send>);
 /// The payload of a kill.
 struct Killed;
 
+/// The payload by which a blocking call in a cancelled scope unwinds.
+pub(crate) struct ScopeCancelled;
+
+/// Says whether a payload ends a greenlet without being a failure.
+pub(crate) fn is_exit(payload: &(dyn Any + Send)) -> bool {
+    payload.is::<Killed>() || payload.is::<ScopeCancelled>()
+}
+
 /// A greenlet that unwinds, and the interrupts that have to wait until that is over.
 struct Unwinding {
     greenlet: usize,
@@ -183,6 +191,9 @@ fn deliver(error: WaitError) {
     let hub = Hub::current();
     let greenlet = hub.running();
     let Some(interrupt) = greenlet.take_interrupt() else {
+        if greenlet.is_cancelled() {
+            unwind_on(&greenlet, Box::new(ScopeCancelled));
+        }
         return;
     };
     let address = greenlet.address();
@@ -191,11 +202,7 @@ fn deliver(error: WaitError) {
         return;
     }
     let interrupt = match interrupt.downcast::<Unwind>() {
-        Ok(unwind) => {
-            drop(greenlet);
-            mark(address);
-            resume_unwind(unwind.0);
-        }
+        Ok(unwind) => unwind_on(&greenlet, unwind.0),
         Err(interrupt) => interrupt,
     };
     drop(greenlet);
@@ -209,11 +216,10 @@ fn deliver(error: WaitError) {
 #[cold]
 fn note_unwinding() {
     let greenlet = Hub::current().running();
-    let address = greenlet.address();
     if std::thread::panicking() {
         // Whoever was unwinding before is marked, so an unmarked unwinding is that of the running greenlet.
         if UNWINDING_COUNT.get() == 0 {
-            mark(address);
+            mark(&greenlet);
         }
     } else {
         // Payloads were swallowed by somebody's `catch_unwind`.
@@ -221,7 +227,16 @@ fn note_unwinding() {
     }
 }
 
-fn mark(greenlet: usize) {
+/// Unwinds the running greenlet's stack.
+pub(crate) fn unwind_on(greenlet: &RawGreenlet, payload: Box<dyn Any + Send>) -> ! {
+    mark(greenlet);
+    resume_unwind(payload)
+}
+
+fn mark(greenlet: &RawGreenlet) {
+    // What is cancelled may wait while it unwinds.
+    greenlet.set_masked(true);
+    let greenlet = greenlet.address();
     UNWINDING.with_borrow_mut(|unwinding| {
         if !unwinding.iter().any(|other| other.greenlet == greenlet) {
             unwinding.push(Unwinding { greenlet, delayed: Vec::new() });
@@ -255,6 +270,9 @@ pub(crate) fn end_unwinding(greenlet: &RawGreenlet) {
         UNWINDING_COUNT.set(unwinding.len());
         Some(ended)
     });
+    if ended.is_some() {
+        greenlet.set_masked(false);
+    }
     for interrupt in ended.into_iter().flat_map(|ended| ended.delayed) {
         greenlet.interrupt(interrupt);
     }
@@ -409,17 +427,22 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, GreenletError>
 
 #[cold]
 fn describe_panic(payload: Box<dyn Any + Send>) -> GreenletError {
-    if payload.is::<Killed>() {
+    if is_exit(&*payload) {
         return GreenletError::Killed;
     }
-    let message = payload
-        .downcast_ref::<&'static str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a payload that is no text".to_owned());
+    let message = panic_message(&*payload);
     // A payload of the user's own may panic once more when it is dropped.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
     GreenletError::Panicked(message)
+}
+
+/// Returns the message of a panic.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&'static str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a payload that is no text".to_owned())
 }
 
 fn create<T: 'static>(function: impl FnOnce() -> T + 'static) -> Greenlet<T> {
@@ -444,6 +467,21 @@ fn create<T: 'static>(function: impl FnOnce() -> T + 'static) -> Greenlet<T> {
 /// ```
 pub fn spawn<T: 'static>(function: impl FnOnce() -> T + 'static) -> Greenlet<T> {
     let greenlet = create(function);
+    Hub::current().push_start(greenlet.raw.clone());
+    greenlet
+}
+
+/// As [`spawn`], in a scope that another greenlet has entered. If the scope is cancelled by then, `function` never runs.
+pub(crate) fn spawn_in_scope<T: 'static>(scope: &Scope, function: impl FnOnce() -> T + 'static) -> Greenlet<T> {
+    let greenlet = create(move || {
+        let running = Hub::current().running();
+        if running.is_cancelled() {
+            unwind_on(&running, Box::new(ScopeCancelled));
+        }
+        drop(running);
+        function()
+    });
+    greenlet.raw.join_scope(scope);
     Hub::current().push_start(greenlet.raw.clone());
     greenlet
 }
@@ -552,8 +590,9 @@ pub trait Joinable: sealed::Sealed {
     /// [`WaitError`].
     fn join_core(&self, deadline: Option<Instant>) -> Result<(), WaitError>;
 
-    /// Kills the greenlet and does not wait: it unwinds at its current or next blocking call. One that has not started
-    /// never will. Killing the running greenlet does not return.
+    /// Kills the greenlet and does not wait: it unwinds at its current or next blocking call, in a shielded scope
+    /// ([`crate::CancelScope::shielded`]) when that is left. One that has not started never will. Killing the running
+    /// greenlet does not return.
     fn kill_nowait(&self);
 
     /// Waits until the greenlet has ended.
@@ -602,15 +641,14 @@ fn kill_nowait(greenlet: &RawGreenlet, shared: &dyn Living) {
             drop(body);
         }
         State::Started if Hub::current().is_running(greenlet) => {
-            mark(greenlet.address());
-            resume_unwind(Box::new(Killed));
+            unwind_on(greenlet, Box::new(Killed));
         }
         State::Started => {
             let is_kill = |interrupt: &Interrupt| {
                 interrupt.downcast_ref::<Unwind>().is_some_and(|unwind| unwind.0.is::<Killed>())
             };
             greenlet.retract_interrupt(is_kill);
-            greenlet.interrupt(Box::new(Unwind(Box::new(Killed))));
+            greenlet.interrupt_from(None, Box::new(Unwind(Box::new(Killed))));
         }
     }
 }

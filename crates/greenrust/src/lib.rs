@@ -26,6 +26,7 @@
 //! | run and end greenlets | [`spawn`], [`joinall`], [`Greenlet`], [`greenlet`] |
 //! | let time pass, or limit it | [`sleep`], [`Timeout`] |
 //! | wait for one another | [`event`], [`lock`], [`queue`], [`channel`] |
+//! | have greenlets end together, or be cancelled | [`TaskGroup`], [`CancelScope`], [`move_on_after`] |
 //! | limit how many run | [`pool`] |
 //! | talk to the world | [`socket`], [`server`], [`http_server`], [`websocket`], [`signal`] |
 //! | look up names and addresses of hosts | [`resolver`] |
@@ -41,6 +42,7 @@
 //! - A greenlet that does not block keeps all others of its thread waiting; so does a system call that is not made
 //!   through this crate.
 
+pub mod cancel_scope;
 pub mod channel;
 pub mod clock;
 pub mod context;
@@ -59,13 +61,16 @@ pub mod signal;
 pub mod socket;
 pub mod stack;
 pub mod sys;
+pub mod task_group;
 pub mod thread_pool;
 pub mod timeout;
 pub mod timers;
 pub mod wait_queue;
 pub mod websocket;
 
+pub use cancel_scope::{CancelScope, Cancelled, move_on_after};
 pub use greenlet::{
     Builder, Greenlet, GreenletError, Joinable, joinall, killall, sleep, spawn, spawn_later, yield_now,
 };
+pub use task_group::{TaskFailure, TaskGroup, TaskGroupError};
 pub use timeout::{TimedOut, Timeout};

@@ -58,7 +58,11 @@ impl Timeout {
         let identity = NEXT.replace(NEXT.get() + 1);
         let timer = {
             let greenlet = greenlet.clone();
-            let expire = move |_: &Hub| greenlet.interrupt(Box::new(Unwind(Box::new(Expired(identity)))));
+            // A shield holds it back, unless the timeout itself is behind that shield.
+            let origin = greenlet.scope();
+            let expire = move |_: &Hub| {
+                greenlet.interrupt_from(origin.as_ref(), Box::new(Unwind(Box::new(Expired(identity)))));
+            };
             hub.add_timer(after(duration), TimerAction::Call(Box::new(expire)), true)
         };
         let outcome = catch_unwind(AssertUnwindSafe(function));

@@ -19,10 +19,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType, PyWeakrefReference};
 
-use crate::exceptions::GreenletExit;
+use crate::exceptions::{Cancelled, GreenletExit};
 use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
-use crate::host::{self, Payload};
+use crate::host::{self, Payload, Thrown};
 use crate::hub as py_hub;
 use crate::lowlevel::{self, PyGreenlet};
 use crate::spawn_tree::SpawnStack;
@@ -79,6 +79,8 @@ struct Fields {
     spawn_tree_locals: RefCell<Option<Py<PyAny>>>,
     spawning_stack: RefCell<SpawnStack>,
     description: RefCell<Option<String>>,
+    /// Whether an error is for somebody else to report than the hub.
+    is_supervised: Cell<bool>,
 }
 
 /// Greenlet(run=None, *args, **kwargs)
@@ -231,6 +233,11 @@ impl Fields {
 }
 
 impl PyGeventGreenlet {
+    /// Leaves the report of an error to who looks at the greenlet's outcome.
+    pub fn set_supervised(&self) {
+        self.fields.is_supervised.set(true);
+    }
+
     fn make(
         py: Python<'_>,
         function: Option<Py<PyAny>>,
@@ -253,6 +260,7 @@ impl PyGeventGreenlet {
             spawn_tree_locals: RefCell::new(None),
             spawning_stack: RefCell::new(SpawnStack::default()),
             description: RefCell::new(None),
+            is_supervised: Cell::new(false),
         };
         if TRACK_TREE.load(std::sync::atomic::Ordering::Relaxed) {
             let spawner = host::current(py);
@@ -322,7 +330,9 @@ impl PyGeventGreenlet {
     fn run_and_report(slf: &Bound<'_, Self>) {
         let fields = &slf.get().fields;
         fields.start.set(Start::Begun);
-        match Self::call_function(slf) {
+        let is_cancelled = slf.as_super().get().raw().is_cancelled();
+        let outcome = if is_cancelled { Err(Cancelled::new_err(())) } else { Self::call_function(slf) };
+        match outcome {
             Ok(value) => Self::report_result(slf, value.unbind()),
             Err(error) => Self::report_error(slf, error),
         }
@@ -375,7 +385,9 @@ impl PyGeventGreenlet {
         let old = fields.outcome.replace(Outcome::Error { value, traceback });
         drop(old);
         Self::schedule_links(slf);
-        py_hub::handle_error(py, Some(slf.as_any()), error);
+        if !fields.is_supervised.get() {
+            py_hub::handle_error(py, Some(slf.as_any()), error);
+        }
     }
 
     /// Has the links told. Parked greenlets are woken by themselves; anything else takes one callback of the hub.
@@ -591,9 +603,18 @@ fn as_triple<'a, 'py>(exception: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py,
     exception.cast::<PyTuple>().ok().filter(|triple| triple.len() == 3)
 }
 
-/// Throws into a greenlet, from the hub; reports what comes back.
+/// Throws into a greenlet, from the hub, or when its shield ends; reports what comes back.
 fn throw_from_hub(greenlet: &Bound<'_, PyAny>, exception: &Bound<'_, PyAny>) {
     let py = greenlet.py();
+    if let Ok(target) = greenlet.cast::<PyGreenlet>()
+        && target.get().raw().shield_against(None).is_some()
+    {
+        match killing_error(py, exception) {
+            Ok(error) => target.get().raw().interrupt_from(None, Box::new(Thrown { error, by: 0 })),
+            Err(error) => py_hub::handle_error(py, Some(greenlet), error),
+        }
+        return;
+    }
     let throw = pyo3::intern!(py, "throw");
     let result = match as_triple(exception) {
         Some(triple) => greenlet.call_method1(throw, triple.clone()),
@@ -1104,6 +1125,11 @@ impl PyGeventGreenlet {
     #[classattr]
     fn spawning_stack_limit() -> usize {
         crate::spawn_tree::LIMIT
+    }
+
+    #[classmethod]
+    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        crate::queue::generic_alias(cls, item)
     }
 
     fn _formatinfo(slf: &Bound<'_, Self>) -> PyResult<String> {

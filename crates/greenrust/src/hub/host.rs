@@ -23,6 +23,12 @@ pub trait Host {
     /// Takes leave of a greenlet whose body has returned, on its own stack.
     fn end(&self, greenlet: &RawGreenlet);
 
+    /// Performs the park of a greenlet for which [`Hub::set_accompanied`](super::Hub::set_accompanied) is on: puts aside
+    /// what belongs to it, suspends, and takes it up again.
+    fn accompany(&self, suspend: &mut dyn FnMut()) {
+        suspend();
+    }
+
     /// Performs a wait that may block, while nothing of the host's is needed.
     fn poll(&self, wait: &mut dyn FnMut());
 

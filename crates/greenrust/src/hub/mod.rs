@@ -24,6 +24,7 @@ mod host;
 mod io;
 mod raw;
 mod remote;
+mod scope;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ pub use host::{Host, PlainHost};
 pub use io::{Direction, LevelKey, Sink};
 pub use raw::{Body, Interrupt, RawGreenlet, Serial, WaitingFor, Wake, Waker};
 pub use remote::{Job, Remote};
+pub use scope::Scope;
 
 use crate::clock::{Clock, Instant};
 use crate::context::{Context, State, Switcher};
@@ -123,6 +125,8 @@ pub struct Hub {
     is_closed: Cell<bool>,
     /// Whether every hand-over goes through the hub greenlet.
     is_detour: Cell<bool>,
+    /// Whether a park is to go through [`Host::accompany`].
+    is_accompanied: Cell<bool>,
     orphaned: Cell<bool>,
 }
 
@@ -199,6 +203,7 @@ impl Hub {
             is_hosted: Cell::new(false),
             is_closed: Cell::new(false),
             is_detour: Cell::new(false),
+            is_accompanied: Cell::new(false),
             orphaned: Cell::new(false),
         });
         hub.current.set(Rc::as_ptr(&hub.root.0));
@@ -494,6 +499,7 @@ impl Hub {
     fn finish(&self, greenlet: RawGreenlet, next: RawGreenlet) -> *const Context {
         self.host.get().end(&greenlet);
         self.switches.set(self.switches.get().wrapping_add(1));
+        greenlet.quit_scopes();
         self.current.set(Rc::as_ptr(&next.0));
         let context: *const Context = &next.0.context;
         let previous = self.retired.replace(Some(greenlet));
@@ -576,10 +582,30 @@ impl Hub {
     #[inline]
     pub fn park(&self, waker: &Waker) -> Wake {
         let running = &waker.greenlet;
+        if running.has_interrupt() || self.is_accompanied.get() {
+            return self.park_with_attention(waker);
+        }
+        self.suspend(running)
+    }
+
+    #[cold]
+    fn park_with_attention(&self, waker: &Waker) -> Wake {
+        let running = &waker.greenlet;
         if running.has_interrupt() && waker.is_waiting() {
             running.end_park();
             return Wake::Interrupted;
         }
+        if !self.is_accompanied.replace(false) {
+            return self.suspend(running);
+        }
+        let mut wake = Wake::Foreign;
+        self.host.get().accompany(&mut || wake = self.suspend(running));
+        self.is_accompanied.set(true);
+        wake
+    }
+
+    #[inline]
+    fn suspend(&self, running: &RawGreenlet) -> Wake {
         let next = match self.next_in_line() {
             Some(next) => next,
             None => {
@@ -593,6 +619,12 @@ impl Hub {
         }
         // A raw transfer leaves the run queue's entry (if any) behind; its ticket is void from here on.
         running.end_park()
+    }
+
+    /// Has the next park go through [`Host::accompany`], and each later one until this is turned off: the host keeps
+    /// something for the thread that belongs to who runs now. While that one is parked, it is off for all others.
+    pub fn set_accompanied(&self, on: bool) -> bool {
+        self.is_accompanied.replace(on)
     }
 
     /// As [`Hub::park`], but no longer than until `deadline`. With `keep_alive` the timer keeps the loop alive.

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use super::Hub;
 use super::holder::Holder;
+use super::scope::Scope;
 use crate::clock::Instant;
 use crate::context::{Context, State};
 use crate::stack::{Stack, StackError};
@@ -130,7 +131,30 @@ pub(super) struct Inner {
     since: Cell<Instant>,
     pub(super) body: Cell<Option<Box<dyn Body>>>,
     interrupts: RefCell<Vec<Interrupt>>,
+    /// The innermost cancel scope, and the place among its members.
+    pub(super) scope: Cell<Option<Scope>>,
+    pub(super) scope_place: Cell<usize>,
+    /// Whether that scope is in force.
+    pub(super) is_cancelled: Cell<bool>,
+    /// Whether that is of no account now.
+    pub(super) is_masked: Cell<bool>,
+    /// Whether the next park has to look for interrupts, or ends because of a cancelled scope.
+    needs_attention: Cell<bool>,
     host: Cell<*mut ()>,
+}
+
+impl Inner {
+    /// Says whether the greenlet is in a cancel scope.
+    pub(super) fn has_scope(&self) -> bool {
+        // SAFETY: the content is only compared, and nothing else runs meanwhile.
+        unsafe { (*self.scope.as_ptr()).is_some() }
+    }
+
+    /// Finds out anew whether the next park has something to look for.
+    pub(super) fn note_attention(&self) {
+        let is_cancelled = self.is_cancelled.get() && !self.is_masked.get();
+        self.needs_attention.set(is_cancelled || !self.interrupts.borrow().is_empty());
+    }
 }
 
 impl Drop for Inner {
@@ -165,6 +189,11 @@ impl RawGreenlet {
             since: Cell::new(Instant::default()),
             body: Cell::new(body),
             interrupts: RefCell::new(Vec::new()),
+            scope: Cell::new(None),
+            scope_place: Cell::new(0),
+            is_cancelled: Cell::new(false),
+            is_masked: Cell::new(false),
+            needs_attention: Cell::new(false),
             host: Cell::new(std::ptr::null_mut()),
         }))
     }
@@ -183,6 +212,7 @@ impl RawGreenlet {
     /// Makes sure that an unstarted greenlet never starts. Returns its body.
     pub fn abandon(&self) -> Option<Box<dyn Body>> {
         self.0.context.abandon();
+        self.quit_scopes();
         self.0.body.take()
     }
 
@@ -288,31 +318,41 @@ impl RawGreenlet {
         is_meant
     }
 
-    /// Throws an interrupt into the greenlet: at once if it is parked, else at its next park.
+    /// Throws an interrupt into the greenlet: at once if it is parked, else at its next park. No shield holds it back.
     pub fn interrupt(&self, interrupt: Interrupt) {
         self.0.interrupts.borrow_mut().push(interrupt);
-        if self.is_parked() {
-            Waker { greenlet: self.clone(), ticket: self.0.ticket.get() }.wake(Wake::Interrupted);
-        }
+        self.0.needs_attention.set(true);
+        self.wake_interrupted();
     }
 
     /// Takes the oldest interrupt that waits for delivery.
     pub fn take_interrupt(&self) -> Option<Interrupt> {
-        let mut interrupts = self.0.interrupts.borrow_mut();
-        if interrupts.is_empty() { None } else { Some(interrupts.remove(0)) }
+        let taken = {
+            let mut interrupts = self.0.interrupts.borrow_mut();
+            if interrupts.is_empty() { None } else { Some(interrupts.remove(0)) }
+        };
+        self.0.note_attention();
+        taken
     }
 
-    /// Takes back the first interrupt that `matches`, if it was not delivered yet.
-    pub fn retract_interrupt(&self, matches: impl Fn(&Interrupt) -> bool) -> Option<Interrupt> {
-        let mut interrupts = self.0.interrupts.borrow_mut();
-        let position = interrupts.iter().position(matches)?;
-        Some(interrupts.remove(position))
+    pub(super) fn retract_pending(&self, matches: impl Fn(&Interrupt) -> bool) -> Option<Interrupt> {
+        let retracted = {
+            let mut interrupts = self.0.interrupts.borrow_mut();
+            interrupts.iter().position(matches).map(|position| interrupts.remove(position))
+        };
+        self.0.note_attention();
+        retracted
     }
 
-    /// Says whether an interrupt waits for delivery.
+    /// Says whether the next park would end at once: an interrupt waits for delivery, or the greenlet is cancelled.
     #[inline]
     pub fn has_interrupt(&self) -> bool {
-        !self.0.interrupts.borrow().is_empty()
+        self.0.needs_attention.get()
+    }
+
+    /// Returns the waker of the park that the greenlet is in.
+    pub(super) fn parked_waker(&self) -> Waker {
+        Waker { greenlet: self.clone(), ticket: self.0.ticket.get() }
     }
 
     /// Returns a number that identifies the greenlet while it lives.
