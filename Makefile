@@ -3,8 +3,6 @@
 #
 #   make demo                        build, install, run the six programs of the tutorial
 #   make test                        everything that must pass
-#   make fuzz                        the fuzz targets, for some seconds each
-#   make test-browser                the chat example in headless Chromium, which is installed
 #   PYTHON=python3.13 make test      the same on another interpreter
 
 SHELL := /bin/bash
@@ -30,7 +28,7 @@ wheels := target/wheels-$(PYTHON_VERSION)
 export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs test-browser fuzz clean
+.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -53,10 +51,6 @@ check-source: $(VENV)/.tools
 	$(bin)/ruff check .
 	$(bin)/python scripts/check_directions.py
 
-# Each target of fuzz/ for some seconds; `scripts/fuzz --seconds 3600 TARGET` goes on for longer.
-fuzz:
-	scripts/fuzz --seconds 10
-
 # -- for each interpreter ---------------------------------------------------------------------------------
 
 # The real gevent comes first: what fails there is a wrong test.
@@ -75,13 +69,6 @@ test-greenrust: install test-programs
 # The real servers that tests start.
 test-programs:
 	scripts/install-test-programs
-
-# examples/chat in headless Chromium.
-test-browser: install
-	scripts/install-test-programs tests/browser/programs.txt
-	$(PYTHON) scripts/list_requirements.py browser > $(VENV)/requirements-browser.txt
-	$(bin)/python -m pip install --quiet -r $(VENV)/requirements-browser.txt
-	$(bin)/python -m pytest --implementation=greenrust tests/browser $(PYTEST_ARGS)
 
 # The wheel that users get, installed as they install it.
 install: $(VENV)/.tools

@@ -1,6 +1,6 @@
 //! Chunked bodies: no input panics, each call gets on, and neither data nor verdict depends on how the bytes are split.
 //!
-//! `scripts/fuzz http_chunked`
+//! `cargo +nightly fuzz run http_chunked`
 
 #![no_main]
 

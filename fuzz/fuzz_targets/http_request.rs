@@ -1,7 +1,7 @@
 //! Request heads: no input panics, a verdict does not depend on how the bytes are split, and an accepted head has one
 //! reading only.
 //!
-//! `scripts/fuzz http_request`
+//! `cargo +nightly fuzz run http_request`
 
 #![no_main]
 

@@ -3,13 +3,12 @@
 #![forbid(unsafe_code)]
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyBaseException, PyException, PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 create_exception!(gevent.lowlevel, GreenletError, PyException, "A greenlet was used where it can't be.");
 create_exception!(gevent.lowlevel, GreenletExit, PyBaseException, "Ends a greenlet; not an error.");
-create_exception!(gevent.websocket, WebSocketError, PyOSError, "A WebSocket cannot do what was asked of it.");
 
 create_exception!(
     gevent,
