@@ -6,30 +6,59 @@ permit leaked, no stale waiter that swallows the next wake-up.
 import _thread
 import contextlib
 import gc
+import os
 import weakref
 
 import gevent
+import gevent.os
+import gevent.thread
 import pytest
-from gevent import select, socket
+from gevent import select, selectors, socket, subprocess
 from gevent.event import AsyncResult, Event
+from gevent.fileobject import FileObject
+from gevent.hub import Waiter
 from gevent.lock import BoundedSemaphore, RLock, Semaphore
 from gevent.pool import Group, Pool
 from gevent.queue import Channel, JoinableQueue, LifoQueue, PriorityQueue, Queue, SimpleQueue
-from gevent.threadpool import ThreadPool
+from gevent.resolver.thread import Resolver
+from gevent.server import StreamServer
+from gevent.threadpool import ThreadPool, ThreadPoolExecutor
+from implementation import run_script
 
 CASES = {}
+NAMES = []
 
 
-def case(function):
+def case(function, *marks):
     """Register a generator function: it yields the blocking call, and goes on with the proof once that was ended."""
     CASES[function.__name__] = contextlib.contextmanager(function)
+    NAMES.append(pytest.param(function.__name__, marks=marks))
     return function
+
+
+def ours_case(reason):
+    """As `case`, for what the real gevent does not pass."""
+    return lambda function: case(function, pytest.mark.ours_only(reason))
 
 
 def finishes(function, *arguments):
     """Run `function` in a greenlet, and fail when it does not end soon; return its value."""
     with gevent.Timeout(5):
         return gevent.spawn(function, *arguments).get()
+
+
+@contextlib.contextmanager
+def busy_thread_pool():
+    """Make a pool of one thread that is busy inside the `with` block."""
+    pool = ThreadPool(1)
+    gate = _thread.allocate_lock()
+    gate.acquire()
+    result = pool.spawn(gate.acquire)
+    try:
+        yield pool
+    finally:
+        gate.release()
+    assert finishes(result.get) is True
 
 
 @case
@@ -433,24 +462,346 @@ def wait_write():
 
 @case
 def thread_pool_result():
-    pool = ThreadPool(1)
-    gate = _thread.allocate_lock()
-    gate.acquire()
-    result = pool.spawn(gate.acquire)
-    try:
+    with busy_thread_pool() as pool:
+        result = pool.spawn(str, "late")
         yield result.get
-    finally:
-        gate.release()
-    assert finishes(result.get) is True
+    assert finishes(result.get) == "late"
     assert finishes(pool.apply, str, ("next",)) == "next"
     pool.kill()
+
+@case
+def thread_pool_apply():
+    with busy_thread_pool() as pool:
+        yield lambda: pool.apply(str, ("late",))
+    assert finishes(pool.apply, str, ("next",)) == "next"
+    finishes(pool.join)
+    pool.kill()
+
+
+@case
+def thread_pool_spawn_when_full():
+    with busy_thread_pool() as pool:
+        waiting = []
+        with gevent.Timeout(0.005, False):
+            # A pool takes a few tasks more than it has threads.
+            while len(waiting) < 10:
+                waiting.append(pool.spawn(str, "waiting"))
+        assert len(waiting) < 10
+        yield lambda: pool.spawn(str, "interrupted")
+    assert [finishes(result.get) for result in waiting] == ["waiting"] * len(waiting)
+    assert finishes(lambda: pool.spawn(str, "next").get()) == "next"
+    pool.kill()
+
+
+@case
+def thread_pool_join():
+    with busy_thread_pool() as pool:
+        yield pool.join
+    finishes(pool.join)
+    assert finishes(pool.apply, str, ("next",)) == "next"
+    pool.kill()
+
+
+@case
+def thread_pool_map():
+    with busy_thread_pool() as pool:
+        yield lambda: pool.map(str, [1, 2, 3])
+    assert finishes(pool.map, str, [4, 5]) == ["4", "5"]
+    pool.kill()
+
+
+@ours_case("the real gevent's Future.result() turns the caller's own Timeout into concurrent.futures.TimeoutError")
+def executor_future_result():
+    executor = ThreadPoolExecutor(1)
+    gate = _thread.allocate_lock()
+    gate.acquire()
+    future = executor.submit(gate.acquire)
+    try:
+        yield future.result
+    finally:
+        gate.release()
+    assert finishes(future.result) is True
+    assert finishes(lambda: executor.submit(str, "next").result()) == "next"
+    executor.shutdown()
+
+
+@case
+def get_address_info():
+    with pytest.MonkeyPatch.context() as patch, busy_thread_pool() as pool:
+        patch.setattr(gevent.get_hub(), "threadpool", pool)
+        patch.setattr(gevent.get_hub(), "resolver", Resolver(gevent.get_hub()))
+        yield lambda: socket.getaddrinfo("localhost", 80)
+    assert finishes(socket.getaddrinfo, "localhost", 80, socket.AF_INET)[0][4] == ("127.0.0.1", 80)
+    pool.kill()
+
+
+@case
+def queue_iteration():
+    queue = Queue()
+    yield lambda: list(queue)
+    queue.put("item")
+    queue.put(StopIteration)
+    assert finishes(list, queue) == ["item"]
+
+
+@case
+def channel_iteration():
+    channel = Channel()
+    yield lambda: list(channel)
+    assert channel.balance == 0
+
+
+@case
+def iwait():
+    events = [Event(), Event()]
+    yield lambda: list(gevent.iwait(events))
+    assert [event.linkcount() for event in events] == [0, 0]
+    for event in events:
+        event.set()
+    assert len(finishes(lambda: list(gevent.iwait(events)))) == 2
+
+
+@case
+def wait_for_one_of_several():
+    events = [Event(), AsyncResult()]
+    yield lambda: gevent.wait(events, count=1)
+    assert [event.linkcount() if isinstance(event, Event) else 0 for event in events] == [0, 0]
+    events[1].set("value")
+    assert finishes(gevent.wait, events, None, 1) == [events[1]]
+
+
+@case
+def hub_wait():
+    a, b = socket.socketpair()
+    with a, b, gevent.get_hub().loop.io(a.fileno(), 1) as watcher:
+        yield lambda: gevent.get_hub().wait(watcher)
+        assert not watcher.active
+        b.sendall(b"x")
+        finishes(gevent.get_hub().wait, watcher)
+
+
+@case
+def waiter_get():
+    waiter = Waiter()
+    yield waiter.get
+
+
+@case
+def kill_of_a_greenlet_that_refuses():
+    gate = Event()
+
+    def refuse():
+        while not gate.is_set():
+            try:
+                gate.wait()
+            except gevent.GreenletExit:
+                pass
+
+    refusing = gevent.spawn(refuse)
+    gevent.sleep(0)
+    yield refusing.kill
+    gate.set()
+    finishes(refusing.join)
+
+
+@case
+def pool_add():
+    pool = Pool(1)
+    holder = pool.spawn(gevent.sleep, 1000)
+    left_out = gevent.Greenlet(int)
+    yield lambda: pool.add(left_out)
+    assert left_out not in pool
+    holder.kill()
+    added = gevent.Greenlet(str, "ran")
+    finishes(pool.add, added)
+    added.start()
+    assert finishes(added.get) == "ran"
+    finishes(pool.join)
+    assert pool.free_count() == 1
+
+
+@case
+def pool_apply():
+    pool = Pool(1)
+    holder = pool.spawn(gevent.sleep, 1000)
+    yield lambda: pool.apply(int)
+    holder.kill()
+    assert finishes(pool.apply, str, ("ran",)) == "ran"
+    finishes(pool.join)
+    assert pool.free_count() == 1
+
+
+@case
+def pool_join():
+    pool = Pool(2)
+    member = pool.spawn(gevent.sleep, 1000)
+    yield pool.join
+    member.kill()
+    finishes(pool.join)
+    assert pool.free_count() == 2
+
+
+@case
+def pool_imap():
+    pool = Pool(2)
+    gate = Event()
+    yield lambda: list(pool.imap(lambda number: gate.wait(), range(5)))
+    gate.set()
+    finishes(pool.join)
+    assert finishes(lambda: list(pool.imap(str, [1, 2, 3]))) == ["1", "2", "3"]
+    assert pool.free_count() == 2
+
+
+@case
+def pool_imap_unordered():
+    pool = Pool(2)
+    gate = Event()
+    yield lambda: list(pool.imap_unordered(lambda number: gate.wait(), range(5)))
+    gate.set()
+    finishes(pool.join)
+    assert sorted(finishes(lambda: list(pool.imap_unordered(str, [1, 2, 3])))) == ["1", "2", "3"]
+    assert pool.free_count() == 2
+
+
+@case
+def subprocess_wait():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        yield child.wait
+        child.stdin.close()
+        assert finishes(child.wait) == 0
+
+
+@case
+def subprocess_communicate():
+    reading, writing = os.pipe()
+    child = subprocess.Popen(["sh", "-c", "read line; echo $line"], stdin=reading, stdout=subprocess.PIPE)
+    os.close(reading)
+    with child:
+        yield child.communicate
+        os.write(writing, b"line\n")
+        os.close(writing)
+        assert finishes(child.wait) == 0
+
+
+@case
+def waitpid():
+    reading, writing = os.pipe()
+    pid = gevent.os.fork_and_watch()
+    if not pid:
+        try:
+            os.close(writing)
+            os.read(reading, 1)
+        finally:
+            os._exit(7)
+    os.close(reading)
+    yield lambda: gevent.os.waitpid(pid, 0)
+    os.close(writing)
+    assert finishes(gevent.os.waitpid, pid, 0) == (pid, 7 << 8)
+
+
+@case
+def file_object_read():
+    reading, writing = os.pipe()
+    with FileObject(reading, "rb", buffering=0) as file:
+        yield lambda: file.read(1)
+        os.write(writing, b"x")
+        os.close(writing)
+        assert finishes(file.read, 1) == b"x"
+
+
+@case
+def nonblocking_read():
+    reading, writing = os.pipe()
+    gevent.os.make_nonblocking(reading)
+    yield lambda: gevent.os.nb_read(reading, 1)
+    os.write(writing, b"x")
+    assert finishes(gevent.os.nb_read, reading, 1) == b"x"
+    os.close(reading)
+    os.close(writing)
+
+
+@case
+def nonblocking_write():
+    reading, writing = os.pipe()
+    gevent.os.make_nonblocking(writing)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 65536)
+    yield lambda: gevent.os.nb_write(writing, b"y")
+    os.read(reading, 1 << 20)
+    assert finishes(gevent.os.nb_write, writing, b"z") == 1
+    os.close(reading)
+    os.close(writing)
+
+
+@case
+def selector_select():
+    a, b = socket.socketpair()
+    with a, b, selectors.DefaultSelector() as selector:
+        selector.register(a, selectors.EVENT_READ, "data")
+        yield selector.select
+        b.sendall(b"x")
+        ((key, events),) = finishes(selector.select)
+        assert (key.data, events) == ("data", selectors.EVENT_READ)
+
+
+@case
+def server_stop():
+    gate = Event()
+    server = StreamServer(("127.0.0.1", 0), lambda connection, address: gate.wait(), spawn=Pool(1))
+    server.start()
+    with socket.create_connection(("127.0.0.1", server.server_port)):
+        while not len(server.pool):
+            gevent.sleep(0.001)
+        yield lambda: server.stop(timeout=1000)
+        gate.set()
+        finishes(server.pool.join)
+        finishes(server.stop)
+        assert not server.started
+
+
+@case
+def serve_forever():
+    server = StreamServer(("127.0.0.1", 0), lambda connection, address: connection.sendall(b"x"))
+    yield server.serve_forever
+    assert not server.started
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.server_port)).close()
+
+
+@case
+def thread_lock_acquire():
+    lock = gevent.thread.allocate_lock()
+    lock.acquire()
+    yield lock.acquire
+    lock.release()
+    assert finishes(lock.acquire, False) is True
+    lock.release()
+
+
+@ours_case("the real gevent has no task groups")
+def task_group_exit():
+    ended = []
+
+    def child():
+        try:
+            gevent.sleep(1000)
+        finally:
+            ended.append(True)
+
+    def run():
+        with gevent.TaskGroup() as group:
+            group.spawn(child)
+
+    yield run
+    assert ended
 
 
 class Interrupted(Exception):
     """What the tests throw."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_kill_ends_the_call_and_leaves_the_object_usable(name):
     with CASES[name]() as call:
         blocked = gevent.spawn(call)
@@ -468,7 +819,7 @@ def test_kill_ends_the_call_and_leaves_the_object_usable(name):
         assert reference() is None, "something still refers to the killed waiter"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_kill_with_an_exception_raises_it_at_the_call(name):
     with CASES[name]() as call:
         def run():
@@ -485,7 +836,7 @@ def test_kill_with_an_exception_raises_it_at_the_call(name):
         assert blocked.value == "caught"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_timeout_ends_the_call_and_leaves_the_object_usable(name):
     with CASES[name]() as call:
         def run():
@@ -497,7 +848,7 @@ def test_timeout_ends_the_call_and_leaves_the_object_usable(name):
             assert gevent.spawn(run).get() is True
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_timeout_at_the_main_greenlet_ends_the_call(name):
     with CASES[name]() as call:
         with pytest.raises(Interrupted), gevent.Timeout(0.005, Interrupted):
@@ -561,3 +912,145 @@ def test_many_interrupted_waiters_leave_the_wake_up_to_the_one_that_remains():
     semaphore.release()
     assert waiters[50].get(timeout=5) is True
     assert semaphore.counter == 0
+
+
+PATCHED = {
+    "condition": """
+        condition = threading.Condition()
+        def call():
+            with condition:
+                condition.wait()
+        def prove():
+            waiter = gevent.spawn(call)
+            gevent.sleep(0)
+            with condition:
+                assert len(condition._waiters) == 1
+                condition.notify()
+            waiter.join()
+    """,
+    "condition_relock": """
+        condition = threading.Condition()
+        def call():
+            with condition:
+                waiting.append(1)
+                condition.wait()
+        def notify_and_hold():
+            with condition:
+                condition.notify_all()
+                gevent.sleep(0.001)
+        waiting = []
+        def prove():
+            waiter = gevent.spawn(call)
+            gevent.sleep(0)
+            holder = gevent.spawn(notify_and_hold)
+            gevent.sleep(0)
+            waiter.kill()
+            holder.join()
+            assert condition.acquire(blocking=False)
+            condition.release()
+    """,
+    "event": """
+        event = threading.Event()
+        call = event.wait
+        def prove():
+            event.set()
+            assert event.wait()
+    """,
+    "semaphore": """
+        semaphore = threading.Semaphore(0)
+        call = semaphore.acquire
+        def prove():
+            semaphore.release()
+            assert semaphore.acquire()
+            assert not semaphore.acquire(blocking=False)
+    """,
+    "lock": """
+        lock = threading.Lock()
+        lock.acquire()
+        call = lock.acquire
+        def prove():
+            lock.release()
+            assert lock.acquire()
+    """,
+    "thread_join": """
+        gate = threading.Event()
+        thread = threading.Thread(target=gate.wait)
+        thread.start()
+        call = thread.join
+        def prove():
+            gate.set()
+            thread.join()
+            assert not thread.is_alive()
+    """,
+    "queue": """
+        items = queue.Queue()
+        call = items.get
+        def prove():
+            items.put("item")
+            assert items.get() == "item"
+            assert items.empty()
+    """,
+    "future": """
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+        gate = threading.Event()
+        future = executor.submit(gate.wait)
+        call = future.result
+        def prove():
+            gate.set()
+            assert future.result() is True
+            assert executor.submit(str, "next").result() == "next"
+            executor.shutdown()
+    """,
+    "sleep": """
+        call = lambda: time.sleep(1000)
+        def prove():
+            time.sleep(0)
+    """,
+    "waitpid": """
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(7)
+        call = lambda: os.waitpid(pid, 0)
+        def prove():
+            os.close(writing)
+            assert os.waitpid(pid, 0) == (pid, 7 << 8)
+    """,
+}
+
+
+ONLY_OURS_PATCHED = {
+    "thread_join": "CPython's Thread.join takes a thread for ended when an exception ends the wait (bpo-45274)",
+    "waitpid": "the real gevent's waitpid waits for ever after one that was ended before",
+}
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.ours_only(ONLY_OURS_PATCHED[name])] if name in ONLY_OURS_PATCHED else [])
+    for name in PATCHED
+])
+def test_calls_of_the_patched_standard_library_can_be_ended(name):
+    run_script("""
+        import sys
+        from gevent import monkey
+        monkey.patch_all()
+        import concurrent.futures, gevent, os, queue, textwrap, threading, time
+        exec(textwrap.dedent(sys.argv[1]))
+        with gevent.Timeout(10):
+            for _ in range(2):
+                blocked = gevent.spawn(call)
+                gevent.sleep(0.002)
+                assert not blocked.ready()
+                blocked.kill()
+                assert isinstance(blocked.value, gevent.GreenletExit), blocked.exception
+                try:
+                    with gevent.Timeout(0.002) as timeout:
+                        call()
+                except gevent.Timeout as caught:
+                    assert caught is timeout
+                else:
+                    raise AssertionError("not ended")
+            prove()
+    """, PATCHED[name])

@@ -106,9 +106,22 @@ def _set_tstate_lock(self: Any) -> None:
     getcurrent().rawlink(ended)
 
 
+def _wait_for_tstate_lock(self: Any, block: bool = True, timeout: float = -1) -> None:
+    """Wait for the end of the thread *self* (before Python 3.13), at most *timeout* seconds; negative: without limit.
+
+    CPython's takes any exception that ends the wait for one that came after it, and the thread for ended (bpo-45274).
+    Here a kill or a timeout ends the wait alone.
+    """
+    lock = self._tstate_lock
+    if lock is not None and lock.acquire(block, timeout):
+        lock.release()
+        self._stop()
+
+
 def _patch_thread_class(patch_attribute: Any) -> None:
     if not _SINCE_3_13:
         patch_attribute(Thread, "_set_tstate_lock", _set_tstate_lock)
+        patch_attribute(Thread, "_wait_for_tstate_lock", _wait_for_tstate_lock)
 
 
 def _adopt_main_thread() -> None:
