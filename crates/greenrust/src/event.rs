@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::greenlet::{after, blocking};
-use crate::hub::WaitingFor;
+use crate::hub::{Hub, WaitingFor};
 use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
 
 /// A flag; greenlets wait until it is set.
@@ -32,12 +32,14 @@ use crate::wait_queue::{TimedOut, WaitError, WaitQueue};
 pub struct Event {
     is_set: Cell<bool>,
     waiters: WaitQueue,
+    /// How many were woken and have not run since.
+    woken: Cell<usize>,
 }
 
 impl Event {
     /// Creates an event that is not set.
     pub const fn new() -> Self {
-        Self { is_set: Cell::new(false), waiters: WaitQueue::new() }
+        Self { is_set: Cell::new(false), waiters: WaitQueue::new(), woken: Cell::new(0) }
     }
 
     /// Says whether the event is set.
@@ -56,7 +58,7 @@ impl Event {
     #[inline]
     pub fn set(&self) {
         self.is_set.set(true);
-        self.waiters.wake_all();
+        self.woken.set(self.woken.get() + self.waiters.wake_all());
     }
 
     /// Clears the event: whoever waits from now on waits for the next [`Event::set`].
@@ -65,7 +67,13 @@ impl Event {
         self.is_set.set(false);
     }
 
-    /// Waits until the event is set, or until `deadline`.
+    /// Says whether a wait would return at once: the event is set, and all whom that woke have run.
+    #[inline]
+    pub fn is_free(&self) -> bool {
+        self.is_set.get() && self.woken.get() == 0
+    }
+
+    /// Waits until the event is set, or until `deadline`. Who comes when others were woken by it goes on after them.
     ///
     /// # Errors
     ///
@@ -73,14 +81,21 @@ impl Event {
     ///
     /// # Switches
     ///
-    /// Only if the event is not set.
+    /// Only if the event is not set, or others were woken by it and have not run yet.
     #[inline]
     pub fn wait_core(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
-        if self.is_set.get() {
+        if self.is_free() {
             return Ok(());
         }
+        if self.is_set.get() {
+            return take_a_turn();
+        }
         let address = std::ptr::from_ref(self) as usize;
-        self.waiters.wait(WaitingFor::Object("Event", address), deadline).map_err(|abandoned| abandoned.error)
+        let outcome = self.waiters.wait(WaitingFor::Object("Event", address), deadline);
+        if outcome.is_ok() || outcome.is_err_and(|abandoned| abandoned.was_woken) {
+            self.woken.set(self.woken.get() - 1);
+        }
+        outcome.map_err(|abandoned| abandoned.error)
     }
 
     /// Waits until the event is set.
@@ -105,6 +120,15 @@ impl Event {
         let deadline = after(duration);
         blocking(|| self.wait_core(Some(deadline))).map_err(|_| TimedOut)
     }
+}
+
+/// Lets everybody run who is ready. In the hub greenlet, which has no turn, it does nothing.
+#[cold]
+fn take_a_turn() -> Result<(), WaitError> {
+    let hub = Hub::current();
+    let Ok(waker) = hub.begin_park(WaitingFor::Turn) else { return Ok(()) };
+    waker.unpark();
+    WaitError::check(hub.park(&waker))
 }
 
 /// A value that arrives once, or anew; greenlets wait for it. What it means, a result or an error, is `T`'s affair.
