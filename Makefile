@@ -3,6 +3,7 @@
 #
 #   make demo                        build, install, run the six programs of the tutorial
 #   make test                        everything that must pass
+#   make test-browser                the chat example in headless Chromium, which is installed
 #   PYTHON=python3.13 make test      the same on another interpreter
 
 SHELL := /bin/bash
@@ -28,7 +29,7 @@ wheels := target/wheels-$(PYTHON_VERSION)
 export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs clean
+.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs test-browser clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -69,6 +70,13 @@ test-greenrust: install test-programs
 # The real servers that tests start.
 test-programs:
 	scripts/install-test-programs
+
+# examples/chat in headless Chromium.
+test-browser: install
+	scripts/install-test-programs tests/browser/programs.txt
+	$(PYTHON) scripts/list_requirements.py browser > $(VENV)/requirements-browser.txt
+	$(bin)/python -m pip install --quiet -r $(VENV)/requirements-browser.txt
+	$(bin)/python -m pytest --implementation=greenrust tests/browser $(PYTEST_ARGS)
 
 # The wheel that users get, installed as they install it.
 install: $(VENV)/.tools

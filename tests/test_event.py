@@ -159,3 +159,20 @@ def test_second_set_replaces_the_value():
     result.set(1)
     result.set(2)
     assert result.get() == 2
+
+
+def test_who_comes_after_a_set_goes_on_after_those_whom_it_woke():
+    event, order = Event(), []
+
+    def wait(name):
+        event.wait()
+        order.append(name)
+
+    waiting = gevent.spawn(wait, "first")
+    gevent.sleep(0)
+    event.set()
+    wait("second")
+    assert order == ["first", "second"]
+    waiting.join()
+    wait("third")
+    assert order == ["first", "second", "third"]

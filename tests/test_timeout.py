@@ -2,6 +2,10 @@
 import threading
 
 import gevent
+import gevent.event
+import gevent.lock
+import gevent.queue
+import gevent.socket
 import pytest
 from gevent import Timeout
 
@@ -180,3 +184,50 @@ def test_timeout_outlives_the_thread_that_started_it():
         timeout.cancel()
         assert not timeout.pending
     gevent.sleep(0)
+
+
+def expired_waits(reader):
+    """Calls that wait for what never comes, with the limit as an argument; and what they return, or None if they raise."""
+    full = gevent.queue.Queue(1)
+    full.put("unfinished")
+    held = gevent.lock.RLock()
+    gevent.spawn(held.acquire).join()
+    taken = gevent.lock.Semaphore(0)
+    sleeper = gevent.spawn(gevent.sleep, 1000)
+    channel = gevent.queue.Channel()
+    raises = object()
+    return sleeper, raises, [
+        (gevent.event.Event().wait, False),
+        (gevent.event.AsyncResult().wait, None),
+        (lambda limit: gevent.event.AsyncResult().get(timeout=limit), raises),
+        (lambda limit: gevent.queue.Queue().get(timeout=limit), raises),
+        (lambda limit: gevent.queue.Queue().peek(timeout=limit), raises),
+        (lambda limit: full.put(2, timeout=limit), raises),
+        (lambda limit: full.join(timeout=limit), False),
+        (lambda limit: channel.get(timeout=limit), raises),
+        (lambda limit: channel.put(1, timeout=limit), raises),
+        (lambda limit: taken.acquire(timeout=limit), False),
+        (lambda limit: taken.wait(timeout=limit), 0),
+        (lambda limit: held.acquire(timeout=limit), False),
+        (sleeper.join, None),
+        (lambda limit: sleeper.get(timeout=limit), raises),
+        (lambda limit: gevent.socket.wait_read(reader.fileno(), limit), raises),
+        (lambda limit: gevent.with_timeout(limit, gevent.sleep, 1000), raises),
+    ]
+
+
+def test_a_timeout_object_is_taken_where_seconds_are():
+    reader, writer = gevent.socket.socketpair()
+    sleeper, raises, waits = expired_waits(reader)
+    for wait, expected in waits:
+        limit = Timeout(0.001)
+        if expected is raises:
+            with pytest.raises(Timeout) as caught:
+                wait(limit)
+            assert caught.value is limit
+        else:
+            assert wait(limit) == expected
+        assert not limit.pending
+    sleeper.kill()
+    reader.close()
+    writer.close()

@@ -175,6 +175,9 @@ class _IdentRegistry:
         return len(self._registry)
 
 
+_hub_idents = _IdentRegistry()
+
+
 class Hub(_greenrust.Hub):
     """The greenlet that runs a thread's event loop; `get_hub` makes it when it is first needed.
 
@@ -201,6 +204,8 @@ class Hub(_greenrust.Hub):
         self._ident_registry: _IdentRegistry | None = None
         self._destroyed = False
         self.format_context = config.format_context
+        #: A small number that no other living hub has.
+        self.minimal_ident = _hub_idents.get_ident(self)
 
     @property
     def ident_registry(self) -> Any:
@@ -342,13 +347,11 @@ class Hub(_greenrust.Hub):
         if timeout is not None:
             timer = self.loop.timer(timeout, ref=False)
             timer.start(waiter.switch, None)
-        awaits_threads, self.awaits_threads = self.awaits_threads, False
         try:
             waiter.get()
         except LoopExit:
             return True
         finally:
-            self.awaits_threads = awaits_threads
             if timer is not None:
                 timer.stop()
                 timer.close()

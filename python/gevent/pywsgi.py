@@ -20,6 +20,7 @@ from gevent._greenrust import WSGIHandler as _NativeHandler
 from gevent._greenrust import format_date_time as format_date_time
 from gevent.hub import get_hub
 from gevent.server import StreamServer
+from gevent.websocket import Options as WebSocketOptions
 
 __all__ = ["WSGIServer", "WSGIHandler", "LoggingLogAdapter", "Environ", "SecureEnviron", "WSGISecureEnviron"]
 
@@ -133,7 +134,7 @@ class WSGIHandler(_NativeHandler):
         get_hub().handle_error(context, t, v, tb)
 
     def _send_error_response_if_possible(self, error_code: int) -> None:
-        if self.response_length:
+        if self.response_length or self.connection_upgraded:
             self.close_connection = True
             return
         status, headers, body = _ERRORS[error_code]
@@ -287,6 +288,9 @@ class WSGIServer(StreamServer):
     environ_class: Any = dict
     #: The class of environments that errors are reported with.
     secure_environ_class: Any = WSGISecureEnviron
+
+    #: What WebSockets are allowed; with None no environment has one.
+    websocket_options: WebSocketOptions | None = WebSocketOptions()
 
     base_env: Mapping[str, Any] = {
         "GATEWAY_INTERFACE": "CGI/1.1",

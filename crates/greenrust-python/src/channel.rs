@@ -15,6 +15,7 @@ use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::queue;
+use crate::timeout::Limit;
 
 /// Adds the class to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -98,7 +99,7 @@ impl PyChannel {
     /// Gives *item* to a greenlet that gets it; waits for one, at most *timeout* seconds (a float), unless *block* is
     /// false. Raises Full if none came. Switches unless *block* is false; the getter runs first.
     #[pyo3(signature = (item, block=Truth(true), timeout=None))]
-    fn put(&self, py: Python<'_>, item: Py<PyAny>, block: Truth, timeout: Option<f64>) -> PyResult<()> {
+    fn put(&self, py: Python<'_>, item: Py<PyAny>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<()> {
         let mut item = Some(item);
         if self.channel.try_put_core(&mut item) {
             return if block.0 { let_getter_run(py) } else { Ok(()) };
@@ -107,12 +108,14 @@ impl PyChannel {
             return Err(queue::full(py));
         }
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        match host::keep_alive(py, || self.channel.put_core(&mut item, end)) {
-            Ok(()) => Ok(()),
-            Err(WaitError::TimedOut | WaitError::ParkInHub) => Err(queue::full(py)),
-            Err(error) => host::settle_error(py, error),
-        }
+        Limit::apply(timeout.as_ref(), |seconds| {
+            let end = deadline(hub, seconds);
+            match host::keep_alive(py, || self.channel.put_core(&mut item, end)) {
+                Ok(()) => Ok(()),
+                Err(WaitError::TimedOut | WaitError::ParkInHub) => Err(queue::full(py)),
+                Err(error) => host::settle_error(py, error),
+            }
+        })
     }
 
     /// put_nowait(item): puts if a greenlet waits to get, else raises Full. Does not switch.
@@ -125,7 +128,7 @@ impl PyChannel {
     /// Waits for it, at most *timeout* seconds (a float), unless *block* is false. Raises Empty if none came. Switches
     /// only if nobody waits to put.
     #[pyo3(signature = (block=Truth(true), timeout=None))]
-    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         if let Some(item) = self.channel.try_get_core() {
             return Ok(item);
         }
@@ -133,11 +136,10 @@ impl PyChannel {
             return Err(queue::empty(py));
         }
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        match host::block(py, || self.channel.get_core(end))? {
-            Some(item) => Ok(item),
-            None => Err(queue::empty(py)),
-        }
+        Limit::apply(timeout.as_ref(), |seconds| {
+            let end = deadline(hub, seconds);
+            host::block(py, || self.channel.get_core(end))?.ok_or_else(|| queue::empty(py))
+        })
     }
 
     /// get_nowait() -> the item of a greenlet that waits to put; raises Empty if there is none. Does not switch.

@@ -18,7 +18,7 @@ use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::links::Links;
-use crate::timeout::PyTimeout;
+use crate::timeout::Limit;
 
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -98,15 +98,17 @@ impl PyEvent {
 
     /// wait(timeout=None) -> True; False if *timeout* (seconds, a float) passed first
     ///
-    /// Waits until the flag is set. Switches only if it is not.
+    /// Waits until the flag is set. Switches only if it is not, or if others were woken by it and have not run yet.
     #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        if self.event.is_set() {
+    fn wait(&self, py: Python<'_>, timeout: Option<Limit<'_>>) -> PyResult<bool> {
+        if self.event.is_free() {
             return Ok(true);
         }
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        Ok(host::block(py, || self.event.wait_core(end))?.is_some())
+        Limit::apply_quietly(timeout.as_ref(), false, |seconds| {
+            let end = deadline(hub, seconds);
+            Ok(host::block(py, || self.event.wait_core(end))?.is_some())
+        })
     }
 
     /// rawlink(callback): has `callback(event)` called once in the hub when the flag is set.
@@ -317,16 +319,16 @@ impl PyAsyncResult {
     /// Waits for it, at most *timeout* seconds (a float); raises the exception if there is one. Raises Timeout when the
     /// time is over, or at once if *block* is false. Switches only if there is no outcome yet.
     #[pyo3(signature = (block=Truth(true), timeout=None))]
-    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         loop {
             if let Some(outcome) = self.outcome(py) {
                 return outcome;
             }
             if !block.0 {
-                return Err(PyTimeout::new_err(py, None));
+                return Err(Limit::expired(py, None));
             }
-            if !self.park(py, timeout)? {
-                return Err(PyTimeout::new_err(py, timeout));
+            if !Limit::apply(timeout.as_ref(), |seconds| self.park(py, seconds))? {
+                return Err(Limit::expired(py, timeout.as_ref()));
             }
         }
     }
@@ -338,15 +340,15 @@ impl PyAsyncResult {
 
     /// result(timeout=None) -> as `get`, under the name of `concurrent.futures.Future`
     #[pyo3(signature = (timeout=None))]
-    fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn result(&self, py: Python<'_>, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         self.get(py, Truth(true), timeout)
     }
 
     /// wait(timeout=None) -> the value; None for an exception, or when *timeout* (seconds, a float) passed first
     #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+    fn wait(&self, py: Python<'_>, timeout: Option<Limit<'_>>) -> PyResult<Option<Py<PyAny>>> {
         if !self.is_ready() {
-            self.park(py, timeout)?;
+            Limit::apply_quietly(timeout.as_ref(), false, |seconds| self.park(py, seconds))?;
         }
         Ok(self.value(py))
     }

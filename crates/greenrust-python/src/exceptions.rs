@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyBaseException, PyException, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 create_exception!(gevent.lowlevel, GreenletError, PyException, "A greenlet was used where it can't be.");
 create_exception!(gevent.lowlevel, GreenletExit, PyBaseException, "Ends a greenlet; not an error.");
+create_exception!(gevent.websocket, WebSocketError, PyOSError, "A WebSocket cannot do what was asked of it.");
 
 create_exception!(
     gevent,
@@ -35,7 +36,7 @@ fn make(py: Python<'_>, name: &str, message: String) -> PyErr {
 /// `InvalidSwitchError`: a greenlet that waits for something else was switched to by hand.
 pub fn invalid_switch(py: Python<'_>, value: &Py<PyAny>) -> PyErr {
     let value = value.bind(py).repr().map_or_else(|_| "a value".to_owned(), |text| text.to_string());
-    make(py, "InvalidSwitchError", format!("a parked greenlet was switched to by hand, with {value}"))
+    make(py, "InvalidSwitchError", format!("Invalid switch: a parked greenlet was switched to by hand, with {value}"))
 }
 
 /// `BlockingSwitchOutError`: something that blocks was called in the hub.

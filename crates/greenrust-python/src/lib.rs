@@ -16,7 +16,6 @@ mod local;
 mod lock;
 mod loop_;
 mod lowlevel;
-mod other_threads;
 mod pywsgi;
 mod queue;
 mod socket;
@@ -25,6 +24,7 @@ mod thread_state;
 mod threadpool;
 mod timeout;
 mod waiter;
+mod websocket;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
@@ -108,5 +108,6 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     py.import("os")?.call_method("register_at_fork", (), Some(&keywords))?;
     loop_::register(module)?;
     pywsgi::register(module)?;
+    websocket::register(module)?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use greenrust::hub::RawGreenlet;
 use greenrust::queue::{Peek, Queue, QueueError, Store};
 use greenrust::wait_queue::{Barging, WaitError};
-use pyo3::exceptions::{PyDeprecationWarning, PyException, PyIndexError, PyStopIteration, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyDeprecationWarning, PyException, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -31,7 +31,7 @@ use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
-use crate::other_threads::Turn;
+use crate::timeout::Limit;
 
 pyo3::create_exception!(gevent.queue, ShutDown, PyException, "The queue was shut down.");
 
@@ -154,8 +154,6 @@ struct PyStore {
     order: Order,
     hooks: Cell<Hooks>,
     items: RefCell<Items>,
-    /// Comparing items runs Python code, in which another thread may come along.
-    turn: Turn,
     /// The queue object, which this is a part of.
     owner: Cell<*mut ffi::PyObject>,
 }
@@ -166,7 +164,6 @@ impl PyStore {
             order,
             hooks: Cell::default(),
             items: RefCell::new(Items::Native(VecDeque::new())),
-            turn: Turn::default(),
             owner: Cell::new(std::ptr::null_mut()),
         }
     }
@@ -182,7 +179,6 @@ impl PyStore {
     where
         A: pyo3::call::PyCallArgs<'py>,
     {
-        let _turn = self.turn.take(name.py());
         let thrown = host::receive();
         // SAFETY: the queue object is alive while a method of its part runs.
         let owner = unsafe { Bound::from_borrowed_ptr(name.py(), self.owner.get()) };
@@ -212,17 +208,13 @@ impl PyStore {
         if let Some(object) = self.object(py) {
             return Ok(object);
         }
-        let object = imported(py, &DEQUE, "collections", "deque")?.call0()?;
-        // Making the deque may have run a finalizer that uses this queue; appending to it runs none.
-        if let Some(object) = self.object(py) {
-            return Ok(object);
-        }
-        let items = self.items.replace(Items::Object(object.clone().unbind()));
-        if let Items::Native(items) = items {
-            for item in items {
-                object.call_method1(pyo3::intern!(py, "append"), (item,))?;
-            }
-        }
+        let class = imported(py, &DEQUE, "collections", "deque")?;
+        let items = match &*self.items.borrow() {
+            Items::Native(items) => items.iter().map(|item| item.clone_ref(py)).collect::<Vec<_>>(),
+            Items::Object(_) => Vec::new(),
+        };
+        let object = class.call1((PyList::new(py, items)?,))?;
+        self.set(object.clone().unbind());
         Ok(object)
     }
 
@@ -256,7 +248,6 @@ impl PyStore {
             return Ok(());
         }
         let py = self.py();
-        let _turn = self.turn.take(py);
         let Some(object) = self.object(py) else { return Ok(()) };
         match self.order {
             Order::Priority => {
@@ -271,31 +262,33 @@ impl PyStore {
     }
 
     /// What `_get` does unless it is overridden.
-    fn own_get(&self) -> PyResult<Option<Py<PyAny>>> {
+    fn own_get(&self) -> PyResult<Py<PyAny>> {
         static POP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        if let Items::Native(items) = &mut *self.items.borrow_mut() {
-            return Ok(items.pop_front());
+        if let Items::Native(items) = &mut *self.items.borrow_mut()
+            && let Some(item) = items.pop_front()
+        {
+            return Ok(item);
         }
         let py = self.py();
-        let _turn = self.turn.take(py);
         let object = self.show(py)?;
-        let item = match self.order {
+        match self.order {
             Order::Fifo => object.call_method0(pyo3::intern!(py, "popleft")),
             Order::Lifo => object.call_method0(pyo3::intern!(py, "pop")),
-            Order::Priority => imported(py, &POP, "heapq", "heappop")?.call1((&object,)),
-        };
-        if_there(py, item, || object.len())
+            Order::Priority => imported(py, &POP, "heapq", "heappop")?.call1((object,)),
+        }
+        .map(Bound::unbind)
     }
 
     /// What `_peek` does unless it is overridden.
-    fn own_peek(&self) -> PyResult<Option<Py<PyAny>>> {
+    fn own_peek(&self) -> PyResult<Py<PyAny>> {
         let py = self.py();
-        if let Items::Native(items) = &*self.items.borrow() {
-            return Ok(items.front().map(|item| item.clone_ref(py)));
+        if let Items::Native(items) = &*self.items.borrow()
+            && let Some(item) = items.front()
+        {
+            return Ok(item.clone_ref(py));
         }
-        let _turn = self.turn.take(py);
         let object = self.show(py)?;
-        if_there(py, object.get_item(if self.order == Order::Lifo { -1 } else { 0 }), || object.len())
+        object.get_item(if self.order == Order::Lifo { -1 } else { 0 }).map(Bound::unbind)
     }
 
     /// What `_qsize` does unless it is overridden.
@@ -305,30 +298,6 @@ impl PyStore {
         }
         self.object(self.py()).map_or(Ok(0), |object| object.len())
     }
-}
-
-/// Returns the item that was taken; none if it was not because another thread, or a finalizer, has taken the last one
-/// after the queue had counted it.
-fn if_there(
-    py: Python<'_>,
-    item: PyResult<Bound<'_, PyAny>>,
-    len: impl FnOnce() -> PyResult<usize>,
-) -> PyResult<Option<Py<PyAny>>> {
-    match item {
-        Ok(item) => Ok(Some(item.unbind())),
-        Err(error) => {
-            if error.is_instance_of::<PyIndexError>(py) && len()? == 0 {
-                Ok(None)
-            } else {
-                Err(error)
-            }
-        }
-    }
-}
-
-#[cold]
-fn nothing_there() -> PyErr {
-    PyIndexError::new_err("the queue is empty")
 }
 
 impl Store<Py<PyAny>> for PyStore {
@@ -343,9 +312,9 @@ impl Store<Py<PyAny>> for PyStore {
     }
 
     #[inline]
-    fn get(&self) -> PyResult<Option<Py<PyAny>>> {
+    fn get(&self) -> PyResult<Py<PyAny>> {
         if self.hooks.get().get {
-            return if_there(self.py(), self.call_hook(pyo3::intern!(self.py(), "_get"), ()), || self.len());
+            return self.call_hook(pyo3::intern!(self.py(), "_get"), ()).map(Bound::unbind);
         }
         self.own_get()
     }
@@ -366,9 +335,9 @@ impl Store<Py<PyAny>> for PyStore {
 }
 
 impl Peek<Py<PyAny>> for PyStore {
-    fn peek(&self) -> PyResult<Option<Py<PyAny>>> {
+    fn peek(&self) -> PyResult<Py<PyAny>> {
         if self.hooks.get().peek {
-            return if_there(self.py(), self.call_hook(pyo3::intern!(self.py(), "_peek"), ()), || self.len());
+            return self.call_hook(pyo3::intern!(self.py(), "_peek"), ()).map(Bound::unbind);
         }
         self.own_peek()
     }
@@ -389,8 +358,10 @@ fn capacity(maxsize: Option<isize>) -> Option<usize> {
     maxsize.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0)
 }
 
-fn refuse_negative(timeout: Option<f64>) -> PyResult<()> {
-    if timeout.is_some_and(|seconds| seconds < 0.0) {
+fn refuse_negative(timeout: Option<&Limit<'_>>) -> PyResult<()> {
+    if let Some(Limit::Seconds(seconds, _)) = timeout
+        && *seconds < 0.0
+    {
         return Err(PyValueError::new_err("'timeout' must be a non-negative number"));
     }
     Ok(())
@@ -484,10 +455,10 @@ impl PySimpleQueue {
         Ok(())
     }
 
-    fn insert(&self, py: Python<'_>, item: Py<PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
+    fn insert(&self, py: Python<'_>, item: Py<PyAny>, block: bool, timeout: Option<Limit<'_>>) -> PyResult<()> {
         let queue = &*self.queue;
         if timeout.is_some() && block && !queue.is_full_core().map_err(|error| failure(py, error, full))? {
-            refuse_negative(timeout)?;
+            refuse_negative(timeout.as_ref())?;
         }
         let mut item = Some(item);
         match queue.try_put_core(&mut item) {
@@ -496,21 +467,25 @@ impl PySimpleQueue {
             Err(error) => return Err(failure(py, error, full)),
         }
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        host::keep_alive(py, || queue.put_core(&mut item, end)).map_err(|error| failure(py, error, full))
+        Limit::apply(timeout.as_ref(), |seconds| {
+            let end = deadline(hub, seconds);
+            host::keep_alive(py, || queue.put_core(&mut item, end)).map_err(|error| failure(py, error, full))
+        })
     }
 
-    fn remove(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn remove(&self, py: Python<'_>, block: bool, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         let queue = &*self.queue;
         match queue.try_get_core() {
             Ok(item) => return Ok(item),
             Err(QueueError::Empty) if block => {}
             Err(error) => return Err(failure(py, error, empty)),
         }
-        refuse_negative(timeout)?;
+        refuse_negative(timeout.as_ref())?;
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        host::keep_alive(py, || queue.get_core(end)).map_err(|error| failure(py, error, empty))
+        Limit::apply(timeout.as_ref(), |seconds| {
+            let end = deadline(hub, seconds);
+            host::keep_alive(py, || queue.get_core(end)).map_err(|error| failure(py, error, empty))
+        })
     }
 
     fn len(&self, py: Python<'_>) -> PyResult<usize> {
@@ -592,11 +567,11 @@ impl PySimpleQueue {
     }
 
     fn _get(&self) -> PyResult<Py<PyAny>> {
-        self.queue.store().own_get()?.ok_or_else(nothing_there)
+        self.queue.store().own_get()
     }
 
     fn _peek(&self) -> PyResult<Py<PyAny>> {
-        self.queue.store().own_peek()?.ok_or_else(nothing_there)
+        self.queue.store().own_peek()
     }
 
     fn _qsize(&self) -> PyResult<usize> {
@@ -693,17 +668,19 @@ impl PySimpleQueue {
     ///
     /// Waits and raises as `get` does.
     #[pyo3(signature = (block=Truth(true), timeout=None))]
-    fn peek(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn peek(&self, py: Python<'_>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         let queue = &*self.queue;
         match queue.try_peek_core() {
             Ok(item) => return Ok(item),
             Err(QueueError::Empty) if block.0 => {}
             Err(error) => return Err(failure(py, error, empty)),
         }
-        refuse_negative(timeout)?;
+        refuse_negative(timeout.as_ref())?;
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        host::keep_alive(py, || queue.peek_core(end)).map_err(|error| failure(py, error, empty))
+        Limit::apply(timeout.as_ref(), |seconds| {
+            let end = deadline(hub, seconds);
+            host::keep_alive(py, || queue.peek_core(end)).map_err(|error| failure(py, error, empty))
+        })
     }
 
     /// peek_nowait() -> the next item, which stays in the queue; raises Empty if there is none. Does not switch.
@@ -820,7 +797,10 @@ impl Method for Get {
 }
 
 /// Reads the arguments that say whether and how long to wait.
-fn waiting(block: Option<Bound<'_, PyAny>>, timeout: Option<Bound<'_, PyAny>>) -> PyResult<(bool, Option<f64>)> {
+fn waiting<'py>(
+    block: Option<Bound<'py, PyAny>>,
+    timeout: Option<Bound<'py, PyAny>>,
+) -> PyResult<(bool, Option<Limit<'py>>)> {
     let block = block.map_or(Ok(true), |flag| flag.is_truthy())?;
     let timeout = timeout.map_or(Ok(None), |seconds| seconds.extract())?;
     Ok((block, timeout))
@@ -893,15 +873,17 @@ impl PyQueue {
     ///
     /// Waits until every item that was put is reported done. Switches only if there are unfinished tasks.
     #[pyo3(signature = (timeout=None))]
-    fn join(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+    fn join(slf: &Bound<'_, Self>, timeout: Option<Limit<'_>>) -> PyResult<bool> {
         let py = slf.py();
         let queue = &slf.as_super().get().queue;
         if queue.unfinished_tasks() == 0 {
             return Ok(true);
         }
         let hub = py_hub::ensure(py)?;
-        let end = deadline(hub, timeout);
-        Ok(host::block(py, || queue.join_core(end))?.is_some())
+        Limit::apply_quietly(timeout.as_ref(), false, |seconds| {
+            let end = deadline(hub, seconds);
+            Ok(host::block(py, || queue.join_core(end))?.is_some())
+        })
     }
 
     /// shutdown(immediate=False)

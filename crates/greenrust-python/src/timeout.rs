@@ -8,7 +8,7 @@ use pyo3::exceptions::PyAssertionError;
 use pyo3::exceptions::PyBaseException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyString, PyTuple, PyType};
 
 use crate::gil::Gil;
 use crate::host::{self, Payload, Thrown};
@@ -36,7 +36,7 @@ pub struct PyTimeout {
 
 impl PyTimeout {
     /// Makes the exception for a wait that took `seconds` too long.
-    pub fn new_err(py: Python<'_>, seconds: Option<f64>) -> PyErr {
+    pub fn new_err(py: Python<'_>, seconds: Option<&Bound<'_, PyAny>>) -> PyErr {
         match PyType::new::<PyTimeout>(py).call1((seconds,)) {
             Ok(instance) => PyErr::from_value(instance),
             Err(error) => error,
@@ -89,6 +89,70 @@ impl PyTimeout {
         let key = hub.add_timer(deadline, action, this.fields.keep_alive.get());
         this.fields.timer.replace(Some((key, hub.root().clone())));
         Ok(())
+    }
+}
+
+/// How long a call may wait, by its argument `timeout`: seconds, or a `Timeout` object, which then runs meanwhile.
+pub enum Limit<'py> {
+    /// The number, and the object that it came as.
+    Seconds(f64, Bound<'py, PyAny>),
+    /// Raises what it raises.
+    Object(Bound<'py, PyTimeout>),
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Limit<'py> {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(seconds) = object.cast_exact::<PyFloat>() {
+            return Ok(Self::Seconds(seconds.value(), object.to_owned()));
+        }
+        if let Ok(timeout) = object.cast::<PyTimeout>() {
+            return Ok(Self::Object(timeout.to_owned()));
+        }
+        Ok(Self::Seconds(object.extract()?, object.to_owned()))
+    }
+}
+
+impl<'py> Limit<'py> {
+    /// Runs `wait` with the seconds that the limit, if there is one, allows.
+    #[inline]
+    pub fn apply<R>(limit: Option<&Self>, wait: impl FnOnce(Option<f64>) -> PyResult<R>) -> PyResult<R> {
+        match limit {
+            None => wait(None),
+            Some(Self::Seconds(seconds, _)) => wait(Some(*seconds)),
+            Some(Self::Object(timeout)) => {
+                if !timeout.get().pending() {
+                    timeout.call_method0(pyo3::intern!(timeout.py(), "start"))?;
+                }
+                let result = wait(None);
+                timeout.call_method0(pyo3::intern!(timeout.py(), "close"))?;
+                result
+            }
+        }
+    }
+
+    /// As [`Self::apply`], for calls that return `expired` when the time is over.
+    #[inline]
+    pub fn apply_quietly<R>(
+        limit: Option<&Self>,
+        expired: R,
+        wait: impl FnOnce(Option<f64>) -> PyResult<R>,
+    ) -> PyResult<R> {
+        match (Self::apply(limit, wait), limit) {
+            (Err(error), Some(Self::Object(timeout))) if error.value(timeout.py()).is(timeout) => Ok(expired),
+            (result, _) => result,
+        }
+    }
+
+    /// Makes the exception for a wait that has reached the limit; None stands for a wait that was not allowed.
+    pub fn expired(py: Python<'py>, limit: Option<&Self>) -> PyErr {
+        match limit {
+            Some(Self::Object(timeout)) => PyErr::from_value(timeout.clone().into_any()),
+            Some(Self::Seconds(_, seconds)) => PyTimeout::new_err(py, Some(seconds)),
+            None => PyTimeout::new_err(py, None),
+        }
     }
 }
 

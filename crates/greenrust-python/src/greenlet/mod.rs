@@ -19,6 +19,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType, PyWeakrefReference};
 
+use crate::arguments::Truth;
 use crate::exceptions::{Cancelled, GreenletExit};
 use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
@@ -26,7 +27,7 @@ use crate::host::{self, Payload, Thrown};
 use crate::hub as py_hub;
 use crate::lowlevel::{self, PyGreenlet};
 use crate::spawn_tree::SpawnStack;
-use crate::timeout::PyTimeout;
+use crate::timeout::Limit;
 
 #[derive(Clone, Copy)]
 enum Start {
@@ -872,15 +873,16 @@ impl PyGeventGreenlet {
     ///
     /// Waits for it, at most *timeout* seconds; re-raises its exception. Raises Timeout when the time is over, or at once
     /// if *block* is false. Switches.
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn get(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (block=Truth(true), timeout=None), text_signature = "($self, block=True, timeout=None)")]
+    fn get(slf: &Bound<'_, Self>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         if !Self::is_ready(slf) {
-            if !block {
-                return Err(PyTimeout::new_err(slf.py(), None));
+            if !block.0 {
+                return Err(Limit::expired(slf.py(), None));
             }
             let hub = py_hub::ensure(slf.py())?;
-            if !Self::wait_for_end(slf, deadline(hub, timeout))? {
-                return Err(PyTimeout::new_err(slf.py(), timeout));
+            let limit = timeout.as_ref();
+            if !Limit::apply(limit, |seconds| Self::wait_for_end(slf, deadline(hub, seconds)))? {
+                return Err(Limit::expired(slf.py(), limit));
             }
         }
         Self::outcome_result(slf)
@@ -888,24 +890,28 @@ impl PyGeventGreenlet {
 
     /// join(timeout=None): waits until the greenlet has ended, at most *timeout* seconds. Returns None always. Switches.
     #[pyo3(signature = (timeout=None))]
-    fn join(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<()> {
+    fn join(slf: &Bound<'_, Self>, timeout: Option<Limit<'_>>) -> PyResult<()> {
         if Self::is_ready(slf) {
             return Ok(());
         }
         let hub = py_hub::ensure(slf.py())?;
-        Self::wait_for_end(slf, deadline(hub, timeout)).map(drop)
+        Limit::apply_quietly(timeout.as_ref(), false, |seconds| Self::wait_for_end(slf, deadline(hub, seconds)))
+            .map(drop)
     }
 
     /// kill(exception=GreenletExit, block=True, timeout=None)
     ///
     /// Has the hub throw *exception* into the greenlet; with *block* waits, at most *timeout* seconds, until it has
     /// ended. One that has not begun never runs. Switches if *block*.
-    #[pyo3(signature = (exception=None, block=true, timeout=None))]
+    #[pyo3(
+        signature = (exception=None, block=Truth(true), timeout=None),
+        text_signature = "($self, exception=None, block=True, timeout=None)"
+    )]
     fn kill(
         slf: &Bound<'_, Self>,
         exception: Option<Bound<'_, PyAny>>,
-        block: bool,
-        timeout: Option<f64>,
+        block: Truth,
+        timeout: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
         let exception = exception.unwrap_or_else(|| PyType::new::<GreenletExit>(py).into_any());
@@ -916,7 +922,7 @@ impl PyGeventGreenlet {
         let hub = unsafe { &*slf.as_super().get().raw().hub() };
         let greenlet = slf.clone().into_any().unbind();
         let exception = exception.unbind();
-        if !block {
+        if !block.0 {
             hub.push_call(move |_| {
                 // SAFETY: hubs run with the GIL held.
                 let py = unsafe { Python::assume_attached() };
@@ -933,7 +939,11 @@ impl PyGeventGreenlet {
             thrown.unpark();
         });
         host::park(py, own_hub, &waker, None, true)?;
-        Self::join(slf, timeout)
+        if slf.get_type().is(PyType::new::<Self>(py)) {
+            Self::join(slf, timeout.map(|timeout| timeout.extract()).transpose()?)
+        } else {
+            slf.call_method1(pyo3::intern!(py, "join"), (timeout,)).map(drop)
+        }
     }
 
     fn _maybe_kill_before_start(slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<bool> {

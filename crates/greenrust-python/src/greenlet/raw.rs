@@ -76,11 +76,10 @@ pub fn spawn_raw<'py>(
     PyGreenlet::bind_object(&greenlet);
     if TRACK_TREE.load(std::sync::atomic::Ordering::Relaxed) {
         let spawner = host::current(py);
-        let locals = tree_locals_for_child(&spawner)?;
+        // The main greenlet's children get a tree each.
+        let locals = tree_locals_for_child(&spawner)?.unwrap_or_else(|| PyDict::new(py).into_any().unbind());
         let dictionary = greenlet.as_any().getattr(pyo3::intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
-        if let Some(locals) = locals {
-            dictionary.set_item(pyo3::intern!(py, "spawn_tree_locals"), locals)?;
-        }
+        dictionary.set_item(pyo3::intern!(py, "spawn_tree_locals"), locals)?;
         dictionary.set_item(pyo3::intern!(py, "spawning_greenlet"), PyWeakrefReference::new(spawner.as_any())?)?;
     }
     schedule(hub, &greenlet);

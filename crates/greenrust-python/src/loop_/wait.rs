@@ -14,10 +14,11 @@ use super::PyWatcher;
 use super::io::checked_descriptor;
 use crate::exceptions;
 use crate::gil::Gil;
+use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
-use crate::timeout::PyTimeout;
+use crate::timeout::Limit;
 
 /// What `Hub.wait` gives to a watcher to call. `__self__` and `throw` are for those who end the wait with an error.
 #[pyclass(name = "WatcherWait", module = "gevent._greenrust", frozen)]
@@ -148,31 +149,33 @@ fn wait_descriptor(
     py: Python<'_>,
     descriptor: i32,
     interest: Interest,
-    timeout: Option<f64>,
+    timeout: Option<Limit<'_>>,
     on_timeout: OnTimeout<'_>,
 ) -> PyResult<()> {
     checked_descriptor(descriptor)?;
     let hub = py_hub::ensure(py)?;
-    let deadline = timeout.map(|seconds| hub.clock().now().after(py_hub::duration(seconds)));
-    // While it is parked nobody else needs to hold the greenlet: its own stack does.
-    let _own = host::current(py);
-    let wake = match hub.wait_level(descriptor, interest, deadline) {
-        Err(_) => return Err(exceptions::blocking_switch_out(py)),
-        Ok(Err(error)) if error.raw_os_error() == Some(libc::EPERM) => {
-            // A regular file is always ready. The others get their turn all the same.
-            let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
-            waker.unpark();
-            return host::park(py, hub, &waker, None, true).map(drop);
+    let wake = Limit::apply(timeout.as_ref(), |seconds| {
+        let deadline = deadline(hub, seconds);
+        // While it is parked nobody else needs to hold the greenlet: its own stack does.
+        let _own = host::current(py);
+        match hub.wait_level(descriptor, interest, deadline) {
+            Err(_) => Err(exceptions::blocking_switch_out(py)),
+            Ok(Err(error)) if error.raw_os_error() == Some(libc::EPERM) => {
+                // A regular file is always ready. The others get their turn all the same.
+                let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
+                waker.unpark();
+                host::park(py, hub, &waker, None, true)
+            }
+            Ok(Err(error)) => Err(exceptions::os_error(&error)),
+            Ok(Ok(wake)) => host::settle(py, wake),
         }
-        Ok(Err(error)) => return Err(exceptions::os_error(&error)),
-        Ok(Ok(wake)) => host::settle(py, wake)?,
-    };
+    })?;
     match (wake, on_timeout) {
         (Wake::Closed, _) => Err(closed_error()),
         (Wake::TimedOut, OnTimeout::Default) => Err(PyTimeoutError::new_err("timed out")),
         (Wake::TimedOut, OnTimeout::Given(error)) => {
             if error.is_none() {
-                Err(PyTimeout::new_err(py, timeout))
+                Err(Limit::expired(py, timeout.as_ref()))
             } else if error.is(PyBool::new(py, false)) {
                 Ok(())
             } else {
@@ -191,7 +194,12 @@ fn wait_descriptor(
 /// descriptor that is not open, or that is closed meanwhile; ValueError for a negative one.
 #[pyfunction]
 #[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default))]
-fn wait_read<'py>(py: Python<'py>, fileno: i32, timeout: Option<f64>, timeout_exc: OnTimeout<'py>) -> PyResult<()> {
+fn wait_read<'py>(
+    py: Python<'py>,
+    fileno: i32,
+    timeout: Option<Limit<'py>>,
+    timeout_exc: OnTimeout<'py>,
+) -> PyResult<()> {
     wait_descriptor(py, fileno, Interest { read: true, write: false }, timeout, timeout_exc)
 }
 
@@ -203,7 +211,12 @@ fn wait_read<'py>(py: Python<'py>, fileno: i32, timeout: Option<f64>, timeout_ex
 /// descriptor that is not open, or that is closed meanwhile; ValueError for a negative one.
 #[pyfunction]
 #[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default))]
-fn wait_write<'py>(py: Python<'py>, fileno: i32, timeout: Option<f64>, timeout_exc: OnTimeout<'py>) -> PyResult<()> {
+fn wait_write<'py>(
+    py: Python<'py>,
+    fileno: i32,
+    timeout: Option<Limit<'py>>,
+    timeout_exc: OnTimeout<'py>,
+) -> PyResult<()> {
     wait_descriptor(py, fileno, Interest { read: false, write: true }, timeout, timeout_exc)
 }
 
@@ -218,7 +231,7 @@ fn wait_write<'py>(py: Python<'py>, fileno: i32, timeout: Option<f64>, timeout_e
 fn wait_readwrite<'py>(
     py: Python<'py>,
     fileno: i32,
-    timeout: Option<f64>,
+    timeout: Option<Limit<'py>>,
     timeout_exc: OnTimeout<'py>,
 ) -> PyResult<()> {
     wait_descriptor(py, fileno, Interest { read: true, write: true }, timeout, timeout_exc)

@@ -27,6 +27,7 @@ use super::response;
 use super::stock::{self, Overrides, Step};
 use super::text;
 use crate::gil::Gil;
+use crate::websocket::WebSocket;
 
 /// The longest request line, bytes.
 const MAX_REQUEST_LINE: usize = 8192;
@@ -109,6 +110,8 @@ struct Inner {
     application: Slot,
     result: Slot,
     wsgi_input: Slot,
+    /// What the environment offers, if the request asks for a WebSocket.
+    websocket: RefCell<Option<Py<WebSocket>>>,
 
     // Of the request; none: what the head in the buffer says.
     requestline: Slot,
@@ -276,6 +279,22 @@ impl Handler {
             Some(command) => forbids_body(command.extract::<String>().unwrap_or_default().as_bytes(), code),
             None => self.of_head(py, |head, _| forbids_body(head.method(), code)).unwrap_or(false),
         }
+    }
+
+    /// Notes that a WebSocket's handshake was answered: no ordinary response follows.
+    pub fn switch_protocols(&self, py: Python<'_>) {
+        let inner = &*self.inner;
+        inner.code.set(101);
+        inner.status.clear();
+        inner.native_status.set(Some(intern!(py, "101 Switching Protocols").clone().into_any()));
+        inner.headers_sent.set(true);
+        inner.connection_upgraded.set(true);
+        inner.close_connection.set(true);
+    }
+
+    /// Has the connection's end wait for the client's, so that what was sent last reaches one that is still sending.
+    pub fn linger_at_end(&self) {
+        self.inner.must_linger.set(true);
     }
 
     fn has_status(&self) -> bool {
@@ -650,8 +669,37 @@ fn fill_environ(slf: This<'_, '_>, environ: &Bound<'_, PyDict>) -> PyResult<()> 
     inner.wsgi_input.set(Some(input.clone()));
     let shown = if upgrades { rfile(slf).unwrap_or(input) } else { input };
     environ.set_item(intern!(py, "wsgi.input"), shown)?;
+    if upgrades {
+        offer_websocket(slf, &connection, environ)?;
+    }
     // Not of PEP 3333: whether the input ends where the body does.
     environ.set_item(intern!(py, "wsgi.input_terminated"), !upgrades)
+}
+
+/// Puts a WebSocket into the environment, if the request asks for one.
+#[cold]
+fn offer_websocket(slf: This<'_, '_>, connection: &Py<Connection>, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+    let py = slf.py();
+    let this = slf.get();
+    let options = this.server(py)?.getattr_opt(intern!(py, "websocket_options"))?;
+    // Of a server of another kind nothing is known.
+    let Some(options) = options.filter(|options| !options.is_none()) else { return Ok(()) };
+    if let Some(websocket) = WebSocket::offered(slf, connection, environ, &options)? {
+        environ.set_item(intern!(py, "wsgi.websocket"), &websocket)?;
+        let old = this.inner.websocket.replace(Some(websocket.unbind()));
+        drop(old);
+    }
+    Ok(())
+}
+
+/// Ends the request's WebSocket, if it has one that was accepted. Switches.
+fn end_websocket(slf: This<'_, '_>, failed: Option<&PyErr>) -> PyResult<()> {
+    let py = slf.py();
+    let websocket = slf.get().inner.websocket.borrow().as_ref().map(|websocket| websocket.clone_ref(py));
+    match websocket {
+        Some(websocket) if websocket.get().was_accepted() => websocket.get().finish(py, failed),
+        _ => Ok(()),
+    }
 }
 
 fn make_input<'py>(this: &Handler, py: Python<'py>, connection: &Py<Connection>) -> PyResult<Bound<'py, PyAny>> {
@@ -705,6 +753,12 @@ fn handle_one_response(slf: This<'_, '_>) -> PyResult<()> {
     } else {
         run_application(slf)
     };
+    if inner.websocket.borrow().is_some() {
+        let ended = end_websocket(slf, outcome.as_ref().err());
+        outcome = outcome.and(ended);
+        let websocket = inner.websocket.take();
+        drop(websocket);
+    }
     if inner.connection_upgraded.get() {
         inner.close_connection.set(true);
     } else {
@@ -779,7 +833,10 @@ fn run_application(slf: This<'_, '_>) -> PyResult<()> {
     let environ = inner.environ.get(py);
     let result = application.call1((environ, start_response))?;
     inner.result.set(Some(result.clone()));
-    let processed = if this.has(Step::ProcessResult) {
+    let processed = if has_websocket(this) {
+        // What it returns cannot be sent any more.
+        Ok(())
+    } else if this.has(Step::ProcessResult) {
         slf.call_method0(intern!(py, "process_result")).map(|_| ())
     } else {
         process_result(slf)
@@ -799,6 +856,12 @@ fn run_application(slf: This<'_, '_>) -> PyResult<()> {
     inner.result.clear();
     // As in a `finally` clause, what `close` raises takes the other's place.
     closed.and(processed)
+}
+
+/// Whether the application talked by a WebSocket.
+#[inline]
+fn has_websocket(this: &Handler) -> bool {
+    this.inner.websocket.borrow().as_ref().is_some_and(|websocket| websocket.get().was_accepted())
 }
 
 fn process_result(slf: This<'_, '_>) -> PyResult<()> {
@@ -1743,6 +1806,9 @@ impl Handler {
         if let Ok(connection) = inner.connection.try_borrow() {
             visit.call(&*connection)?;
         }
+        if let Ok(websocket) = inner.websocket.try_borrow() {
+            visit.call(&*websocket)?;
+        }
         match inner.template.try_borrow() {
             Ok(template) => template.as_ref().map_or(Ok(()), |template| template.traverse(&visit)),
             Err(_) => Ok(()),
@@ -1755,6 +1821,7 @@ impl Handler {
             slot.clear();
         }
         drop(inner.connection.take());
+        drop(inner.websocket.take());
         drop(inner.template.take());
     }
 }

@@ -23,6 +23,9 @@ mod response;
 mod stock;
 mod text;
 
+pub use connection::Connection;
+pub use handler::Handler;
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
