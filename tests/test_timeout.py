@@ -187,7 +187,7 @@ def test_timeout_outlives_the_thread_that_started_it():
 
 
 def expired_waits(reader):
-    """Calls that wait for what never comes, with the limit as an argument; and what they return, or None if they raise."""
+    """Calls that wait for what never comes, with the limit as an argument; and what they return."""
     full = gevent.queue.Queue(1)
     full.put("unfinished")
     held = gevent.lock.RLock()

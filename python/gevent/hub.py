@@ -249,12 +249,19 @@ class Hub(_greenrust.Hub):
         """
         if type is HubDestroyed or isinstance(value, HubDestroyed):
             raise value if isinstance(value, BaseException) else HubDestroyed(True)
-        if isinstance(value, str):
-            value = type(value)
+        type, value, tb = self._normalize_exception(type, value, tb)
         if not issubclass(type, self.NOT_ERROR):
             self.print_exception(context, type, value, tb)
         if context is None or issubclass(type, self.SYSTEM_ERROR):
             self.handle_system_error(type, value, tb)
+
+    def _normalize_exception(self, type: Any, value: Any, tb: Any) -> tuple[Any, Any, Any]:
+        # For subclasses: before them, the value may have been the text, and its traceback its own.
+        if isinstance(value, str):
+            value = type(value)
+        if tb is None and isinstance(value, BaseException):
+            tb = value.__traceback__
+        return type, value, tb
 
     def handle_system_error(self, type: Any, value: Any, tb: Any = None) -> None:
         """Raise an error in the main greenlet. Switches to it."""
