@@ -33,12 +33,16 @@
 
 mod body;
 mod date;
+mod forwarded;
+mod proxy_protocol;
 mod request;
 mod response;
 mod syntax;
 
 pub use body::{BodyDecoder, BodyError, BodyKind, ChunkedDecoder, Decoded};
 pub use date::DateCache;
+pub use forwarded::{TrustedProxies, forwarded_scheme};
+pub use proxy_protocol::{ProxyHeader, parse_proxy_header};
 pub use request::{Header, ParseStatus, RequestError, RequestHead, RequestLimits, RequestParser, Version};
 pub use response::{
     CHUNK_END, LAST_CHUNK, ResponseBodyKind, ResponseEncoder, ResponseError, allows_content_length, connection_field,
