@@ -288,13 +288,14 @@ pub fn wait_ready(
     descriptor: i32,
     direction: greenrust::hub::Direction,
     deadline: Option<greenrust::clock::Instant>,
+    alarm: Option<&greenrust::hub::Alarm>,
 ) -> PyResult<Wake> {
     // As in `park`.
     let _own = THREAD.with(|thread| {
         // SAFETY: an owned reference, as in `current`.
         unsafe { Bound::from_borrowed_ptr(py, thread.current.get()) }
     });
-    match hub.wait_ready(descriptor, direction, deadline) {
+    match hub.wait_ready(descriptor, direction, deadline, alarm) {
         Ok(wake) => settle(py, wake),
         Err(_) => Err(crate::exceptions::blocking_switch_out(py)),
     }

@@ -21,7 +21,7 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use greenrust::clock::Instant;
-use greenrust::hub::{Direction, Hub, WaitingFor, Wake};
+use greenrust::hub::{Alarm, Direction, Hub, WaitingFor, Wake};
 use pyo3::exceptions::{PyBlockingIOError, PyImportError, PyOSError, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
@@ -106,23 +106,44 @@ const BACKLOG_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 #[derive(Clone, Copy)]
 pub struct Socket(*mut ffi::PyObject);
 
-/// When the patience of a call ends; computed at its first wait.
-#[derive(Default)]
-pub struct Deadline {
-    is_known: bool,
-    instant: Option<Instant>,
+/// How long a call may wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Patience {
+    /// As long as the socket's own time-out says.
+    #[default]
+    Unlimited,
+    /// For so long, from its first wait on.
+    For(std::time::Duration),
+    /// Until then.
+    Until(Instant),
 }
 
-impl Deadline {
-    /// A deadline that is known.
-    pub fn at(instant: Instant) -> Self {
-        Self { is_known: true, instant: Some(instant) }
+/// When the patience of a call ends; computed at its first wait.
+#[derive(Default)]
+pub struct Deadline<'a> {
+    is_known: bool,
+    instant: Option<Instant>,
+    patience: Patience,
+    /// What times a wait that may be one of many.
+    alarm: Option<&'a Alarm>,
+}
+
+impl<'a> Deadline<'a> {
+    /// The deadline of a call with a patience of its own, beside the socket's time-out.
+    pub fn with_patience(patience: Patience, alarm: &'a Alarm) -> Self {
+        Self { patience, alarm: Some(alarm), ..Self::default() }
     }
 
     fn get(&mut self, hub: &Hub, timeout: f64) -> Option<Instant> {
         if !self.is_known {
             self.is_known = true;
-            self.instant = (timeout > 0.0).then(|| hub.clock().now().after(py_hub::duration(timeout)));
+            let own = (timeout > 0.0).then(|| hub.clock().now().after(py_hub::duration(timeout)));
+            let given = match self.patience {
+                Patience::Unlimited => None,
+                Patience::For(duration) => Some(hub.clock().now().after(duration)),
+                Patience::Until(instant) => Some(instant),
+            };
+            self.instant = own.into_iter().chain(given).min();
         }
         self.instant
     }
@@ -245,11 +266,12 @@ impl Socket {
         descriptor: c_int,
         direction: Direction,
         deadline: Option<Instant>,
+        alarm: Option<&Alarm>,
     ) -> PyResult<()> {
         if hub.has_waiter(descriptor, direction) {
             return Err(in_use(py, descriptor, direction));
         }
-        match host::wait_ready(py, hub, descriptor, direction, deadline)? {
+        match host::wait_ready(py, hub, descriptor, direction, deadline, alarm)? {
             Wake::TimedOut => Err(PyTimeoutError::new_err("timed out")),
             Wake::Closed => Err(closed_elsewhere()),
             _ => Ok(()),
@@ -257,13 +279,13 @@ impl Socket {
     }
 
     /// Parks after a system call that said EAGAIN (or EINPROGRESS).
-    fn wait_blocked(self, py: Python<'_>, direction: Direction, deadline: &mut Deadline) -> PyResult<()> {
+    fn wait_blocked(self, py: Python<'_>, direction: Direction, deadline: &mut Deadline<'_>) -> PyResult<()> {
         let hub = py_hub::ensure(py)?;
         let descriptor = self.descriptor();
         self.register(py, hub, descriptor)?;
         hub.mark_blocked(descriptor, direction);
         let instant = deadline.get(hub, self.timeout());
-        self.wait(py, hub, descriptor, direction, instant)
+        self.wait(py, hub, descriptor, direction, instant, deadline.alarm)
     }
 
     /// Repeats a system call until it does not block. `flags` are those of the call: MSG_DONTWAIT forbids waiting.
@@ -273,7 +295,7 @@ impl Socket {
         py: Python<'_>,
         direction: Direction,
         flags: c_int,
-        deadline: &mut Deadline,
+        deadline: &mut Deadline<'_>,
         mut attempt: impl FnMut(c_int) -> Result<usize, c_int>,
     ) -> PyResult<usize> {
         let mut has_waited = false;
@@ -286,7 +308,7 @@ impl Socket {
             if may_wait && self.is_exhausted(descriptor, direction) {
                 let hub = py_hub::ensure(py)?;
                 let instant = deadline.get(hub, self.timeout());
-                self.wait(py, hub, descriptor, direction, instant)?;
+                self.wait(py, hub, descriptor, direction, instant, deadline.alarm)?;
                 has_waited = true;
                 continue;
             }
@@ -328,7 +350,7 @@ impl Socket {
         memory: *const u8,
         length: usize,
         flags: c_int,
-        deadline: &mut Deadline,
+        deadline: &mut Deadline<'_>,
     ) -> PyResult<usize> {
         let sent = self.run(py, Direction::Write, flags, deadline, |descriptor| {
             // SAFETY: the caller vouches for the memory.
@@ -674,7 +696,7 @@ fn through_plain(
         if may_wait && socket.is_exhausted(descriptor, direction) {
             let hub = py_hub::ensure(py)?;
             let instant = deadline.get(hub, socket.timeout());
-            socket.wait(py, hub, descriptor, direction, instant)?;
+            socket.wait(py, hub, descriptor, direction, instant, None)?;
             has_waited = true;
             continue;
         }

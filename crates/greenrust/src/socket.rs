@@ -73,7 +73,7 @@ impl<S: AsRawFd> Nonblocking<S> {
             hub.register(descriptor)?;
             self.is_registered.set(true);
         }
-        let outcome = blocking(|| WaitError::check(hub.wait_ready(descriptor, direction, deadline)?));
+        let outcome = blocking(|| WaitError::check(hub.wait_ready(descriptor, direction, deadline, None)?));
         outcome.map_err(|error| match error {
             WaitError::TimedOut => io::Error::from(TimedOut),
             _ => io::Error::from(Errno::BADF),

@@ -9,7 +9,7 @@ use std::io::Result as IoResult;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use super::{Direction, Hub, LevelKey, Loop, ParkInHub, Remote, Sink, WaitingFor, Wake, io};
+use super::{Alarm, Direction, Hub, LevelKey, Loop, ParkInHub, Remote, Sink, WaitingFor, Wake, io};
 use crate::clock::Instant;
 use crate::sys::{Events, Interest};
 
@@ -63,9 +63,31 @@ impl Hub {
 
     /// Ends a registration, before the descriptor is closed; waiters go on with [`Wake::Closed`].
     pub fn deregister(&self, descriptor: RawFd) {
-        if let Some(inner) = &*self.inner_loop.borrow() {
-            inner.io.borrow_mut().deregister(descriptor);
+        let calls = self.inner_loop.borrow().as_ref().map(|inner| inner.io.borrow_mut().deregister(descriptor));
+        drop(calls);
+    }
+
+    /// Has `call` called in the hub greenlet, once, when the registered socket becomes ready in this direction; at the
+    /// next turn if it is. It takes the place of an earlier call, is dropped with the registration, and must not park.
+    ///
+    /// Unlike a parked greenlet this holds no stack.
+    pub fn call_when_ready(&self, descriptor: RawFd, direction: Direction, call: impl FnOnce(&Hub) + 'static) {
+        let call: io::ReadyCall = Box::new(call);
+        let outcome = match &*self.inner_loop.borrow() {
+            Some(inner) => inner.io.borrow_mut().set_call(descriptor, direction, call),
+            None => Err(call),
+        };
+        match outcome {
+            Ok(former) => drop(former),
+            Err(call) => self.push_call(call),
         }
+    }
+
+    /// Takes back what [`Hub::call_when_ready`] was given. Returns false if it is no longer pending.
+    pub fn cancel_call(&self, descriptor: RawFd, direction: Direction) -> bool {
+        let call =
+            self.inner_loop.borrow().as_ref().and_then(|inner| inner.io.borrow_mut().take_call(descriptor, direction));
+        call.is_some()
     }
 
     /// Notes that a system call on a registered socket moved less than it was asked for, so that the next would block.
@@ -102,7 +124,8 @@ impl Hub {
         self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow_mut().has_waiter(descriptor, direction))
     }
 
-    /// Parks until the registered socket is ready. Register first, and try the system call first.
+    /// Parks until the registered socket is ready, at most until `deadline`, which `alarm` keeps if there is one. Register
+    /// first, and try the system call first.
     ///
     /// # Errors
     ///
@@ -112,6 +135,7 @@ impl Hub {
         descriptor: RawFd,
         direction: Direction,
         deadline: Option<Instant>,
+        alarm: Option<&Alarm>,
     ) -> Result<Wake, ParkInHub> {
         if self.is_ready(descriptor, direction) {
             return Ok(Wake::Unparked);
@@ -123,9 +147,10 @@ impl Hub {
         let waker = self.begin_park(waiting_for)?;
         let inner = self.inner_loop.borrow().clone().expect("a registered descriptor has made the loop");
         inner.io.borrow_mut().add_waiter(descriptor, direction, waker.clone());
-        let wake = match deadline {
-            None => self.park(&waker),
-            Some(deadline) => self.park_until(&waker, deadline, true),
+        let wake = match (deadline, alarm) {
+            (None, _) => self.park(&waker),
+            (Some(deadline), None) => self.park_until(&waker, deadline, true),
+            (Some(deadline), Some(alarm)) => alarm.park_until(self, &waker, deadline),
         };
         if !matches!(wake, Wake::Unparked | Wake::Closed) {
             inner.io.borrow_mut().remove_waiter(descriptor, direction, &waker);

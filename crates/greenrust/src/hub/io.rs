@@ -49,12 +49,16 @@ pub struct LevelKey {
 const WAKEUP: u64 = u64::MAX;
 const LEVEL: u64 = u64::MAX - 1;
 
+/// What is called, in the hub greenlet, when a socket of ours becomes ready: once.
+pub(super) type ReadyCall = Box<dyn FnOnce(&super::Hub)>;
+
 #[derive(Default)]
 struct Side {
     ready: bool,
     /// The peer hung up or the socket failed: a read or write will say so, and no further edge may come.
     ended: bool,
     waiters: Vec<Waker>,
+    call: Option<ReadyCall>,
 }
 
 #[derive(Default)]
@@ -226,19 +230,44 @@ impl Io {
         self.waits -= removed;
     }
 
-    /// Ends the registration of a socket that is about to be closed; its waiters are woken with [`Wake::Closed`].
-    pub(super) fn deregister(&mut self, descriptor: RawFd) {
+    /// Has `call` called when the direction becomes ready, in place of an earlier call, which is returned. A direction
+    /// that is ready, or a socket that is not registered, gives the call back at once, as the error.
+    pub(super) fn set_call(
+        &mut self,
+        descriptor: RawFd,
+        direction: Direction,
+        call: ReadyCall,
+    ) -> Result<Option<ReadyCall>, ReadyCall> {
+        let Some(side) = self.side(descriptor, direction).filter(|side| !side.ready) else {
+            return Err(call);
+        };
+        let former = side.call.replace(call);
+        self.waits += usize::from(former.is_none());
+        Ok(former)
+    }
+
+    /// Takes back what [`Io::set_call`] set.
+    pub(super) fn take_call(&mut self, descriptor: RawFd, direction: Direction) -> Option<ReadyCall> {
+        let call = self.side(descriptor, direction)?.call.take();
+        self.waits -= usize::from(call.is_some());
+        call
+    }
+
+    /// Ends the registration of a socket that is about to be closed; its waiters are woken with [`Wake::Closed`]. Returns
+    /// the calls that will not be made, to be dropped when nothing of the hub is borrowed.
+    pub(super) fn deregister(&mut self, descriptor: RawFd) -> [Option<ReadyCall>; 2] {
         let Some(edge) = usize::try_from(descriptor).ok().and_then(|place| self.edges.get_mut(place)?.take()) else {
-            return;
+            return [None, None];
         };
         // EBADF: somebody closed it behind our back, which ended the registration too.
         let _ = self.poller.deregister(borrow(descriptor));
-        for side in [edge.read, edge.write] {
-            self.waits -= side.waiters.len();
+        [edge.read, edge.write].map(|side| {
+            self.waits -= side.waiters.len() + usize::from(side.call.is_some());
             for waker in side.waiters {
                 waker.wake(Wake::Closed);
             }
-        }
+            side.call
+        })
     }
 
     /// Adds a level-triggered wait.
@@ -334,15 +363,15 @@ impl Io {
         &self.poller
     }
 
-    /// Acts on what the poller reported. Returns true if the wake-up was among it.
-    pub(super) fn dispatch(&mut self, events: &Events) -> bool {
+    /// Acts on what the poller reported; what is to be called is added to `calls`. Returns true if the wake-up was among it.
+    pub(super) fn dispatch(&mut self, events: &Events, calls: &mut Vec<ReadyCall>) -> bool {
         let mut raised = false;
         let mut level = false;
         for readiness in events.iter() {
             match readiness.token {
                 WAKEUP => raised = true,
                 LEVEL => level = true,
-                _ => self.dispatch_edge(readiness),
+                _ => self.dispatch_edge(readiness, calls),
             }
         }
         if level {
@@ -351,7 +380,7 @@ impl Io {
         raised
     }
 
-    fn dispatch_edge(&mut self, readiness: Readiness) {
+    fn dispatch_edge(&mut self, readiness: Readiness, calls: &mut Vec<ReadyCall>) {
         let place = (readiness.token & 0xffff_ffff) as usize;
         let generation = (readiness.token >> 32) as u32;
         let Some(edge) = self.edges.get_mut(place).and_then(Option::as_mut) else {
@@ -370,6 +399,10 @@ impl Io {
                 self.waits -= side.waiters.len();
                 for waker in side.waiters.drain(..) {
                     waker.unpark();
+                }
+                if let Some(call) = side.call.take() {
+                    self.waits -= 1;
+                    calls.push(call);
                 }
             }
         }

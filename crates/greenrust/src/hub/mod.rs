@@ -18,6 +18,7 @@
 //! - Under a host with a global lock (Python's), other threads may push wake-ups while they hold that lock; the hub
 //!   gives it up only inside [`Host::poll`].
 
+mod alarm;
 mod descriptors;
 mod holder;
 mod host;
@@ -34,6 +35,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use alarm::Alarm;
 pub use holder::{HeldBy, Holder};
 pub use host::{Host, PlainHost};
 pub use io::{Direction, LevelKey, Sink};
@@ -777,8 +779,12 @@ impl Hub {
         let mut events = inner.events.replace(Events::with_capacity(0));
         self.wait_for_events(&inner, &mut events, timeout);
         self.host.get().after_poll();
-        let raised = inner.io.borrow_mut().dispatch(&events);
+        let mut calls = Vec::new();
+        let raised = inner.io.borrow_mut().dispatch(&events, &mut calls);
         *inner.events.borrow_mut() = events;
+        for call in calls {
+            self.push(Item::Call(call));
+        }
         if raised {
             self.run_jobs();
         }

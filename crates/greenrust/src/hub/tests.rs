@@ -172,7 +172,7 @@ fn closing_a_registered_socket_wakes_its_waiter() {
         let seen = Rc::new(Cell::new(None));
         let answer = seen.clone();
         spawn(hub, move || {
-            answer.set(Some(Hub::current().wait_ready(descriptor, Direction::Read, None).unwrap()));
+            answer.set(Some(Hub::current().wait_ready(descriptor, Direction::Read, None, None).unwrap()));
         });
         hub.yield_now().unwrap();
         assert!(hub.has_waiter(descriptor, Direction::Read));
@@ -197,5 +197,105 @@ fn a_foreign_descriptor_is_waited_for_by_level() {
             assert_eq!(hub.wait_level(one.as_raw_fd(), interest, None).unwrap().unwrap(), Wake::Unparked);
         }
         assert!(hub.wait_level(-1, interest, None).unwrap().is_err());
+    });
+}
+
+fn park_with(hub: &Hub, alarm: &Alarm, seconds: u64, slot: &RefCell<Option<Waker>>) -> (Wake, u64) {
+    let waker = hub.begin_park(WaitingFor::Sleep).unwrap();
+    *slot.borrow_mut() = Some(waker.clone());
+    let before = hub.clock().now();
+    let wake = alarm.park_until(hub, &waker, before.after(Duration::from_secs(seconds)));
+    (wake, hub.clock().now().since(before).as_secs())
+}
+
+#[test]
+fn an_alarm_sets_one_timer_for_many_waits_and_ends_the_last_in_time() {
+    in_thread(|hub| {
+        let alarm = Alarm::new();
+        let slot = Rc::new(RefCell::new(None));
+        let greenlet = spawn(hub, {
+            let (alarm, slot) = (alarm.clone(), slot.clone());
+            move || {
+                let hub = Hub::current();
+                for _ in 0..5 {
+                    assert_eq!(park_with(hub, &alarm, 10, &slot), (Wake::Unparked, 1));
+                }
+                // Begun in the fifth second: the timer of the first wait expires in the tenth, and moves on.
+                assert_eq!(park_with(hub, &alarm, 10, &slot), (Wake::TimedOut, 10));
+                assert_eq!(hub.timers.borrow().len(), 1, "the root's");
+                // A deadline that comes before the timer's is kept, too.
+                let waker = hub.begin_park(WaitingFor::Sleep).unwrap();
+                waker.unpark();
+                let distant = hub.clock().now().after(Duration::from_secs(100));
+                assert_eq!(alarm.park_until(hub, &waker, distant), Wake::Unparked);
+                assert_eq!(park_with(hub, &alarm, 3, &slot), (Wake::TimedOut, 3));
+            }
+        });
+        for _ in 0..5 {
+            assert_eq!(sleep(hub, 1), Wake::TimedOut);
+            assert_eq!(hub.timers.borrow().len(), 1, "the alarm's");
+            assert!(slot.take().unwrap().unpark());
+        }
+        assert_eq!(sleep(hub, 60), Wake::TimedOut);
+        assert_eq!(greenlet.state(), State::Finished);
+        alarm.cancel(hub);
+        assert_eq!(hub.timers.borrow().len(), 0);
+    });
+}
+
+#[test]
+fn an_alarm_is_hastened_and_a_dropped_one_does_nothing() {
+    in_thread(|hub| {
+        let alarm = Alarm::new();
+        let other = alarm.clone();
+        spawn(hub, move || {
+            assert_eq!(park_with(Hub::current(), &other, 100, &RefCell::default()), (Wake::TimedOut, 2))
+        });
+        assert_eq!(sleep(hub, 1), Wake::TimedOut);
+        let soon = hub.clock().now().after(Duration::from_secs(1));
+        alarm.hasten(hub, soon);
+        alarm.hasten(hub, soon.after(Duration::from_secs(1)));
+        assert_eq!(sleep(hub, 5), Wake::TimedOut);
+        alarm.hasten(hub, soon);
+        drop(alarm);
+        assert_eq!(sleep(hub, 200), Wake::TimedOut);
+    });
+}
+
+#[test]
+fn a_call_is_made_once_when_the_socket_is_ready_and_never_after_its_end() {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    in_thread(|hub| {
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let descriptor = near.as_raw_fd();
+        let calls = Rc::new(Cell::new(0));
+        let count = || {
+            let calls = calls.clone();
+            move |_: &Hub| calls.set(calls.get() + 1)
+        };
+        hub.register(descriptor).unwrap();
+        hub.call_when_ready(descriptor, Direction::Read, count());
+        assert!(hub.is_alive());
+        assert_eq!(sleep(hub, 1), Wake::TimedOut);
+        assert_eq!(calls.get(), 0);
+        far.write_all(b"x").unwrap();
+        assert_eq!(sleep(hub, 1), Wake::TimedOut);
+        assert_eq!(calls.get(), 1);
+        // Known to be ready: at the next turn.
+        hub.call_when_ready(descriptor, Direction::Read, count());
+        assert_eq!(sleep(hub, 1), Wake::TimedOut);
+        assert_eq!(calls.get(), 2);
+        hub.clear_ready(descriptor, Direction::Read);
+        hub.call_when_ready(descriptor, Direction::Read, count());
+        assert!(hub.cancel_call(descriptor, Direction::Read));
+        assert!(!hub.cancel_call(descriptor, Direction::Read));
+        hub.call_when_ready(descriptor, Direction::Read, count());
+        hub.deregister(descriptor);
+        far.write_all(b"x").unwrap();
+        assert_eq!(sleep(hub, 1), Wake::TimedOut);
+        assert_eq!((calls.get(), Rc::strong_count(&calls)), (2, 1));
+        assert!(!hub.is_alive());
     });
 }
