@@ -6,11 +6,7 @@ import pytest
 from gevent import socket
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
-
-
-def hello(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [b"hello"]
+from http_client import Client, hello
 
 
 class Errors(io.StringIO):
@@ -32,56 +28,6 @@ def serve():
     yield start
     for server in servers:
         server.stop(timeout=1)
-
-
-class Client:
-    """One HTTP/1.1 connection that reads answers by their framing."""
-
-    def __init__(self, server):
-        self.sock = socket.create_connection(("127.0.0.1", server.server_port), timeout=5)
-        self.file = self.sock.makefile("rb")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.file.close()
-        self.sock.close()
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def answer(self, head_only=False):
-        """Return (status code, {header: value}, body) of the next answer."""
-        status = self.file.readline().split(b" ", 2)
-        assert status[0] in (b"HTTP/1.1", b"HTTP/1.0"), status
-        headers = {}
-        for line in iter(self.file.readline, b"\r\n"):
-            assert line, "the connection was closed within the head"
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.lower()] = value.strip()
-        if head_only:
-            body = b""
-        elif headers.get("transfer-encoding") == "chunked":
-            chunks = []
-            while size := int(self.file.readline(), 16):
-                chunks.append(self.file.read(size))
-                assert self.file.read(2) == b"\r\n"
-            assert self.file.readline() == b"\r\n"
-            body = b"".join(chunks)
-        elif "content-length" in headers:
-            body = self.file.read(int(headers["content-length"]))
-        else:
-            body = self.file.read()
-        return int(status[1]), headers, body
-
-    def get(self, path="/", headers=()):
-        lines = [f"GET {path} HTTP/1.1", "Host: test", *headers, "", ""]
-        self.send("\r\n".join(lines).encode("latin-1"))
-        return self.answer()
-
-    def at_end(self):
-        return self.file.read() == b""
 
 
 def test_answers_with_date_length_and_body(serve):

@@ -6,6 +6,7 @@ logs and prints.
 import argparse
 import errno
 import importlib
+import resource
 import sys
 import traceback
 import warnings
@@ -14,12 +15,20 @@ from http import client
 from typing import Any
 
 from gevent import monkey, socket, version_info
-from gevent._greenrust import GreenletExit, set_pywsgi_classes
+from gevent._greenrust import (
+    Event,
+    Greenlet,
+    GreenletExit,
+    WSGIService,
+    getcurrent,
+    serve_connection,
+    set_pywsgi_classes,
+)
 from gevent._greenrust import Input as Input
 from gevent._greenrust import WSGIHandler as _NativeHandler
 from gevent._greenrust import format_date_time as format_date_time
 from gevent.hub import get_hub
-from gevent.server import StreamServer
+from gevent.server import StreamServer, listen
 from gevent.websocket import Options as WebSocketOptions
 
 __all__ = ["WSGIServer", "WSGIHandler", "LoggingLogAdapter", "Environ", "SecureEnviron", "WSGISecureEnviron"]
@@ -32,13 +41,20 @@ _ERRORS: dict[int, tuple[str, list[tuple[str, str]], bytes]] = {
     code: (status, [("Content-Type", "text/plain"), ("Connection", "close"), ("Content-Length", str(len(body)))], body)
     for code, status, body in (
         (400, "400 Bad Request", b""),
+        (408, "408 Request Timeout", b""),
+        (413, "413 Content Too Large", b""),
         (500, "500 Internal Server Error", b"Internal Server Error"),
     )
 }
 
 
 class _InvalidClientInput(IOError):
-    """The body of a request is malformed: what follows on the connection can't be understood."""
+    """The body of a request is malformed, too large or too slow: the connection can't be used any more.
+
+    `status_code` is that of the response.
+    """
+
+    status_code = 400
 
 
 class _InvalidClientRequest(ValueError):
@@ -137,7 +153,7 @@ class WSGIHandler(_NativeHandler):
         if self.response_length or self.connection_upgraded:
             self.close_connection = True
             return
-        status, headers, body = _ERRORS[error_code]
+        status, headers, body = _ERRORS.get(error_code, _ERRORS[400])
         try:
             self.start_response(status, headers[:])
             self.write(body)
@@ -274,7 +290,28 @@ class WSGIServer(StreamServer):
     address of the client and the server, and returns an object with a method `handle`. *environ* is added to the
     environment of each request. *backlog* and *spawn* are those of `StreamServer`.
 
-    Raises what `StreamServer` does. Making a server does not switch.
+    The others are greenrust's own. Sizes are in bytes, times in seconds; the default is in brackets:
+
+    - *max_request_line* (8192): a longer request line is answered by 414.
+    - *max_header_bytes* (65536), *max_header_count* (100): more fields are answered by 431.
+    - *max_body_bytes* (None: no limit): a larger body is answered by 413.
+    - *require_host* (True): HTTP/1.1 without Host is answered by 400 (RFC 9112 section 3.2).
+    - *header_timeout* (30, None: no limit): from a connection's begin, or a head's first byte, to its last; then 408.
+    - *body_timeout* (60, None: no limit): between two pieces of a body; then 408.
+    - *write_timeout* (60, None: no limit): a client that takes nothing of a response for so long is cut off.
+    - *keep_alive_timeout* (75, None: no limit): how long a connection may be idle between requests.
+    - *max_connections* (the process's limit of open files less 64, or half of it): with so many, the connection that
+      has waited longest for a head is closed for a new one, if it has for a second; if none has, the new one waits.
+    - *log_format* (None: gevent's lines): "json", or a string with directives of Apache's mod_log_config, of which
+      there are %a %h %p %l %u %t %r %m %U %q %H %s %b %B %O %D %T %P %{Name}i %{Name}o %%.
+    - *server_header* (None): the value of Server in responses that have none.
+    - *trusted_proxies* (none): addresses, networks, "*" or "unix"; what such a peer sends as X-Forwarded-For and
+      X-Forwarded-Proto gives REMOTE_ADDR and wsgi.url_scheme.
+    - *proxy_protocol* (False): each connection begins with a header of the PROXY protocol, version 1 or 2.
+    - *reuse_port* (False): other sockets, of other processes for instance, may listen on the same address.
+
+    Raises what `StreamServer` does, and TypeError or ValueError for a parameter that makes no sense. Making a server
+    does not switch.
     """
 
     handler_class: Any = WSGIHandler
@@ -307,10 +344,29 @@ class WSGIServer(StreamServer):
 
     def __init__(self, listener: Any, application: Callable[..., Any] | None = None, backlog: int | None = None,
                  spawn: Any = "default", log: Any = "default", error_log: Any = "default",
-                 handler_class: Any = None, environ: Any = None, **ssl_args: Any) -> None:
+                 handler_class: Any = None, environ: Any = None, *,
+                 max_request_line: int | None = None, max_header_bytes: int | None = None,
+                 max_header_count: int | None = None, max_body_bytes: int | None = None, require_host: bool = True,
+                 header_timeout: float | None = 30, body_timeout: float | None = 60,
+                 write_timeout: float | None = 60, keep_alive_timeout: float | None = 75,
+                 max_connections: int | None = None, log_format: str | None = None,
+                 server_header: str | None = None, trusted_proxies: Any = None, proxy_protocol: bool = False,
+                 reuse_port: bool = False, **ssl_args: Any) -> None:
         if "handle" in ssl_args:
             warnings.warn("'handle' takes the place of WSGIServer.handle; an application is given as 'application'",
                           DeprecationWarning, stacklevel=2)
+        self._service = WSGIService({
+            "max_request_line": max_request_line, "max_header_bytes": max_header_bytes,
+            "max_header_count": max_header_count, "max_body_bytes": max_body_bytes, "require_host": require_host,
+            "header_timeout": header_timeout, "body_timeout": body_timeout, "write_timeout": write_timeout,
+            "keep_alive_timeout": keep_alive_timeout, "log_format": log_format, "server_header": server_header,
+            "trusted_proxies": trusted_proxies, "proxy_protocol": proxy_protocol,
+            "max_connections": _most_connections() if max_connections is None else max_connections,
+        })
+        self._changed = Event()
+        # Accepted when there was no room.
+        self._surplus: Any = None
+        self.reuse_port = reuse_port
         super().__init__(listener, backlog=backlog, spawn=spawn, **ssl_args)
         if application is not None:
             self.application = application
@@ -342,6 +398,9 @@ class WSGIServer(StreamServer):
 
     def init_socket(self) -> None:
         """Make the listening socket, if the server was given an address."""
+        if self.reuse_port and not hasattr(self, "socket"):
+            self.socket = listen(self.address, self.backlog, self.family, self.reuse_addr, reuse_port=True)
+            self.address = self.socket.getsockname()
         super().init_socket()
         self.update_environ()
 
@@ -359,9 +418,82 @@ class WSGIServer(StreamServer):
                 self.environ["SERVER_NAME"] = str(address[0])
         self.environ.setdefault("SERVER_PORT", str(address[1]))
 
+    def start(self) -> None:
+        """Bind, listen and begin to accept. Returns at once."""
+        self._service.reopen()
+        self._service.may_doze = self._spawn == Greenlet.spawn
+        self._service.on_change = self._on_change
+        super().start()
+
+    def do_read(self) -> Any:
+        """Accept a connection, if there may be another: returns its socket and address, or None."""
+        accepted, self._surplus = self._surplus or super().do_read(), None
+        if accepted and not self._service.make_room():
+            self._surplus = accepted
+            self.stop_accepting()
+            return None
+        return accepted
+
+    def do_handle(self, sock: Any, address: Any) -> None:
+        """Serve a connection in a greenlet."""
+        try:
+            seat = self._service.enter(sock.fileno())
+            if self._spawn is None:
+                serve_connection(self._handle, self.do_close, sock, address, seat)
+            else:
+                self._spawn(serve_connection, self._handle, self.do_close, sock, address, seat)
+        except BaseException:
+            self.do_close(sock, address)
+            raise
+
     def handle(self, sock: Any, address: Any) -> None:
         """Serve a connection to its end. Switches."""
         self.handler_class(sock, address, self).handle()
+
+    def _on_change(self) -> None:
+        # Runs in the hub.
+        if self.started:
+            self.start_accepting()
+            if self._surplus:
+                self._do_read()
+        elif self._service.draining:
+            self._changed.set()
+
+    def close(self) -> None:
+        """Stop accepting and close the listening socket.
+
+        Idle connections are closed; requests in work are answered, and their connections closed then.
+        """
+        was_started = self.started
+        super().close()
+        if self._surplus:
+            surplus, self._surplus = self._surplus, None
+            self.do_close(*surplus)
+        if was_started:
+            self._service.drain()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Close, and wait for the connections to end, for *timeout* seconds (`stop_timeout`).
+
+        What is in a pool then is killed; without a pool, handlers go on. Switches.
+        """
+        self.close()
+        if timeout is None:
+            timeout = self.stop_timeout
+        hub = get_hub()
+        if getcurrent() is not hub:
+            deadline = hub.loop.now() + timeout
+            while self._service.others():
+                self._changed.clear()
+                if not self._changed.wait(max(0, deadline - hub.loop.now())):
+                    break
+            timeout = max(0, deadline - hub.loop.now())
+        super().stop(timeout)
+
+
+def _most_connections() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 2, limit - 64)
 
 
 def _as_log(log: Any, level: int) -> Any:

@@ -15,17 +15,27 @@ _accept = _socket.socket._accept  # type: ignore[attr-defined]
 _recvfrom = _socket.socket.recvfrom
 
 
-def _bound(address: Any, kind: int, family: int, reuse_addr: int | None) -> socket:
+def _bound(address: Any, kind: int, family: int, reuse_addr: int | None, reuse_port: bool = False) -> socket:
     listener = socket(family, kind)
     try:
         if reuse_addr is not None:
             listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, reuse_addr)
+        if reuse_port:
+            listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
         if error.strerror is not None:
             error.strerror = f"{error.strerror}: {address!r}"
         raise
+    return listener
+
+
+def listen(address: Any, backlog: int, family: int, reuse_addr: int | None, reuse_port: bool = False) -> socket:
+    """Return a socket bound to *address* that listens and does not block."""
+    listener = _bound(address, _socket.SOCK_STREAM, family, reuse_addr, reuse_port)
+    listener.listen(backlog)
+    listener.setblocking(False)
     return listener
 
 
@@ -74,10 +84,8 @@ class StreamServer(BaseServer):
     @classmethod
     def get_listener(cls, address: Any, backlog: int | None = None, family: int | None = None) -> socket:
         """Return a socket bound to *address* that listens and does not block."""
-        listener = _bound(address, _socket.SOCK_STREAM, _socket.AF_INET if family is None else family, cls.reuse_addr)
-        listener.listen(cls.backlog if backlog is None else backlog)
-        listener.setblocking(False)
-        return listener
+        return listen(address, cls.backlog if backlog is None else backlog,
+                      _socket.AF_INET if family is None else family, cls.reuse_addr)
 
     def do_read(self) -> Any:
         """Accept a connection: returns its socket and address, or None when there is none."""

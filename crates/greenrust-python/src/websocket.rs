@@ -30,6 +30,7 @@ use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
 use crate::pywsgi::{Connection, Handler};
+use crate::socket::Patience;
 
 /// Close codes of RFC 6455, section 7.4.1.
 const NORMAL: u16 = 1000;
@@ -355,7 +356,7 @@ impl WebSocket {
     fn fill(&self, py: Python<'_>, limit: Option<Duration>) -> PyResult<usize> {
         let inner = &*self.inner;
         inner.is_receiving.set(true);
-        let count = inner.connection.get().fill(py, 0, limit);
+        let count = inner.connection.get().fill(py, 0, limit.map_or(Patience::Unlimited, Patience::For));
         inner.is_receiving.set(false);
         count
     }

@@ -20,6 +20,51 @@ pub fn with_date<R>(seconds: f64, function: impl FnOnce(&[u8; 29]) -> R) -> R {
     DATE.with_borrow_mut(|cache| function(cache.value_at(seconds as u64)))
 }
 
+fn broken_down(seconds: i64, function: unsafe extern "C" fn(*const i64, *mut libc::tm) -> *mut libc::tm) -> libc::tm {
+    // SAFETY: a `tm` is plain numbers and a pointer, for which zeros are valid.
+    let mut time: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call; the functions are localtime_r and gmtime_r.
+    unsafe { function(&raw const seconds, &raw mut time) };
+    time
+}
+
+/// Appends the local time as Apache's log has it, `10/Oct/2026:13:55:36 -0700`.
+pub fn append_log_time(line: &mut Vec<u8>, seconds: i64) {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let time = broken_down(seconds, libc::localtime_r);
+    let minutes = time.tm_gmtoff / 60;
+    // Writing to a vector can't fail.
+    let _ = write!(
+        line,
+        "{:02}/{}/{:04}:{:02}:{:02}:{:02} {}{:02}{:02}",
+        time.tm_mday,
+        MONTHS.get(time.tm_mon as usize).unwrap_or(&"???"),
+        time.tm_year + 1900,
+        time.tm_hour,
+        time.tm_min,
+        time.tm_sec,
+        if minutes < 0 { '-' } else { '+' },
+        minutes.abs() / 60,
+        minutes.abs() % 60
+    );
+}
+
+/// Appends the time in UTC with milliseconds (RFC 3339).
+pub fn append_utc_time(line: &mut Vec<u8>, seconds: f64) {
+    let time = broken_down(seconds as i64, libc::gmtime_r);
+    let _ = write!(
+        line,
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        time.tm_year + 1900,
+        time.tm_mon + 1,
+        time.tm_mday,
+        time.tm_hour,
+        time.tm_min,
+        time.tm_sec,
+        (seconds.fract() * 1000.0) as u32
+    );
+}
+
 /// Appends the local time of day, as `2026-09-30 12:00:00`.
 fn append_local_time(line: &mut Vec<u8>, seconds: i64) {
     thread_local! {
@@ -27,10 +72,7 @@ fn append_local_time(line: &mut Vec<u8>, seconds: i64) {
     }
     LOCAL.with_borrow_mut(|(known, value)| {
         if *known != seconds {
-            // SAFETY: a `tm` is plain numbers and a pointer, for which zeros are valid.
-            let mut time: libc::tm = unsafe { std::mem::zeroed() };
-            // SAFETY: both pointers are valid for the call.
-            unsafe { libc::localtime_r(&raw const seconds, &raw mut time) };
+            let time = broken_down(seconds, libc::localtime_r);
             let written = write!(
                 &mut value[..],
                 "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",

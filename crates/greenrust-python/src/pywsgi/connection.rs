@@ -12,32 +12,33 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use greenrust::http::{ParseStatus, RequestError, RequestHead, RequestLimits, RequestParser};
-use greenrust::hub::{Direction, WaitingFor};
+use greenrust::http::{ParseStatus, ProxyHeader, RequestError, RequestHead, RequestParser, parse_proxy_header};
+use greenrust::hub::{Alarm, Direction, Hub, WaitingFor};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyTimeoutError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+use super::service::{Bounds, DOZE_AFTER, LAST_REQUEST_PATIENCE, Service};
 use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
-use crate::socket::{Deadline, Socket};
-
-/// What heads are accepted. Health checks and hand-written clients leave `Host` out; its absence makes nothing ambiguous,
-/// and gevent's programs are used to it.
-const LIMITS: RequestLimits = RequestLimits { requires_host: false, ..RequestLimits::DEFAULT };
+use crate::socket::{Deadline, Patience, Socket};
 
 /// The least room offered to a read, bytes.
 const READ_BYTES: usize = 4096;
 
 /// The most room offered to a read, bytes.
 const LARGEST_READ_BYTES: usize = 65536;
+
+/// The time-out of waits that have none: an alarm can end only what has a deadline.
+const ENDLESS: Duration = Duration::from_secs(1 << 30);
 
 /// Reads in a row without a park after which the other greenlets get a turn.
 const READS_IN_A_TURN: u32 = 64;
@@ -61,6 +62,10 @@ pub enum Arrival {
     End,
     /// What is there is no acceptable head.
     Refused(RequestError),
+    /// A head has begun, and its rest did not come in time.
+    Late,
+    /// The connection is idle, and may be so for this much longer.
+    Idle(Option<Duration>),
 }
 
 /// The reading side of a connection, as a file, and what the native driver reads and writes with.
@@ -81,7 +86,22 @@ struct Inner {
     has_head: Cell<bool>,
     is_closed: Cell<bool>,
     at_end: Cell<bool>,
+    /// The peer took nothing for so long that what it was sent is given up.
+    is_stalled: Cell<bool>,
     reads: Cell<u32>,
+    bounds: Bounds,
+    /// The service of the server, and the connection's entry there.
+    place: Option<(Py<Service>, usize)>,
+    alarm: Alarm,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // In another thread the timer stays until it expires, and does nothing then.
+        if let Some(hub) = Hub::if_current() {
+            self.alarm.cancel(hub);
+        }
+    }
 }
 
 fn outcome(result: isize) -> Result<usize, i32> {
@@ -94,7 +114,11 @@ fn closed() -> PyErr {
 
 impl Connection {
     /// Takes a socket; `file` is read from in its place if given.
-    pub fn new(socket: &Bound<'_, PyAny>, file: Option<Bound<'_, PyAny>>) -> PyResult<Self> {
+    pub fn new(
+        socket: &Bound<'_, PyAny>,
+        file: Option<Bound<'_, PyAny>>,
+        service: Option<&Bound<'_, Service>>,
+    ) -> PyResult<Self> {
         let is_plain = super::stock::is_plain_socket(socket)?;
         if let Some(socket) = Socket::from_object(socket).filter(|_| is_plain) {
             send_without_delay(socket.descriptor());
@@ -104,19 +128,34 @@ impl Connection {
             (None, true) => Transport::Descriptor,
             (None, false) => Transport::Methods,
         };
+        let bounds = service.map_or(Bounds::DEFAULT, |service| service.get().bounds());
+        let alarm = Alarm::new();
+        let mut place = None;
+        if let (Some(service), Some(own)) = (service, Socket::from_object(socket))
+            && let Some(key) = service.get().find(own.descriptor())
+        {
+            if transport == Transport::Descriptor {
+                service.get().set_alarm(key, &alarm);
+            }
+            place = Some((service.clone().unbind(), key));
+        }
         Ok(Self {
             inner: Gil::new(Inner {
                 socket: RefCell::new(Some(socket.clone().unbind())),
                 file: RefCell::new(file.map(Bound::unbind)),
                 transport: Cell::new(transport),
-                parser: RefCell::new(RequestParser::new(LIMITS)),
+                parser: RefCell::new(RequestParser::new(bounds.head)),
                 buffer: RefCell::new(Vec::with_capacity(READ_BYTES)),
                 kept: Cell::new(0),
                 start: Cell::new(0),
                 has_head: Cell::new(false),
                 is_closed: Cell::new(false),
                 at_end: Cell::new(false),
+                is_stalled: Cell::new(false),
                 reads: Cell::new(0),
+                bounds,
+                place,
+                alarm,
             }),
         })
     }
@@ -153,17 +192,18 @@ impl Connection {
 
     /// Reads more into the buffer, about `wanted` bytes. Returns how many came; none at the end of the stream.
     ///
-    /// Switches if nothing is there yet. `limit` is how long to wait; None is the socket's own time-out.
-    pub fn fill(&self, py: Python<'_>, wanted: usize, limit: Option<Duration>) -> PyResult<usize> {
+    /// Switches if nothing is there yet, for as long as the patience lasts and the socket's own time-out allows.
+    pub fn fill(&self, py: Python<'_>, wanted: usize, patience: Patience) -> PyResult<usize> {
         let inner = &*self.inner;
         if inner.at_end.get() || inner.is_closed.get() {
             return Ok(0);
         }
         let room = wanted.clamp(READ_BYTES, LARGEST_READ_BYTES);
         let count = match inner.transport.get() {
-            Transport::Descriptor => self.receive(py, room, limit)?,
+            Transport::Descriptor => self.receive(py, room, patience)?,
             Transport::Methods => {
-                let data = self.socket(py)?.call_method1(intern!(py, "recv"), (room,))?;
+                let socket = self.socket(py)?;
+                let data = with_timeout(&socket, patience, || socket.call_method1(intern!(py, "recv"), (room,)))?;
                 self.append(data.cast::<PyBytes>()?.as_bytes())
             }
             Transport::File => {
@@ -204,7 +244,7 @@ impl Connection {
         data.len()
     }
 
-    fn receive(&self, py: Python<'_>, room: usize, limit: Option<Duration>) -> PyResult<usize> {
+    fn receive(&self, py: Python<'_>, room: usize, patience: Patience) -> PyResult<usize> {
         let reads = self.inner.reads.get() + 1;
         self.inner.reads.set(reads);
         if reads > READS_IN_A_TURN {
@@ -213,10 +253,7 @@ impl Connection {
             waker.unpark();
             host::park(py, hub, &waker, None, true)?;
         }
-        let mut deadline = match limit {
-            None => Deadline::default(),
-            Some(limit) => Deadline::at(py_hub::ensure(py)?.clock().now().after(limit)),
-        };
+        let mut deadline = Deadline::with_patience(patience, &self.inner.alarm);
         self.with_socket(py, |socket| {
             let mut offered = 0;
             let count = socket.run(py, Direction::Read, 0, &mut deadline, |descriptor| {
@@ -248,29 +285,75 @@ impl Connection {
                 [only] => PyBytes::new(py, only),
                 _ => PyBytes::new(py, &parts.concat()),
             };
-            self.socket(py)?.call_method1(intern!(py, "sendall"), (data,))?;
-            return Ok(());
+            let socket = self.socket(py)?;
+            // TLS has no answer to how much of it went; this is the whole's time-out.
+            let patience = self.write_patience();
+            let sent = with_timeout(&socket, patience, || socket.call_method1(intern!(py, "sendall"), (data,)));
+            if let Err(error) = &sent
+                && error.is_instance_of::<PyTimeoutError>(py)
+            {
+                self.inner.is_stalled.set(true);
+            }
+            return sent.map(|_| ());
         }
         let total: usize = parts.iter().map(|part| part.len()).sum();
         self.with_socket(py, |socket| {
-            let mut deadline = Deadline::default();
             let mut sent = 0;
             while sent < total {
-                sent += socket
-                    .run(py, Direction::Write, 0, &mut deadline, |descriptor| send_some(descriptor, parts, sent))?;
+                let mut deadline = Deadline::with_patience(self.write_patience(), &self.inner.alarm);
+                let attempt = |descriptor| send_some(descriptor, parts, sent);
+                match socket.run(py, Direction::Write, 0, &mut deadline, attempt) {
+                    Ok(count) => sent += count,
+                    Err(error) => {
+                        if error.is_instance_of::<PyTimeoutError>(py) {
+                            self.inner.is_stalled.set(true);
+                            forget_unsent(socket.descriptor());
+                        }
+                        return Err(error);
+                    }
+                }
             }
             Ok(())
         })
     }
 
+    fn write_patience(&self) -> Patience {
+        self.inner.bounds.write_timeout.map_or(Patience::Unlimited, Patience::For)
+    }
+
+    /// How long a read of a body waits.
+    pub fn body_patience(&self) -> Patience {
+        self.inner.bounds.body_timeout.map_or(Patience::Unlimited, Patience::For)
+    }
+
+    /// The largest body that is taken, bytes.
+    pub fn most_body_bytes(&self) -> Option<u64> {
+        self.inner.bounds.body_bytes
+    }
+
+    /// Whether the peer took nothing for longer than a write may wait.
+    pub fn is_stalled(&self) -> bool {
+        self.inner.is_stalled.get()
+    }
+
+    /// Whether the server is being drained: this connection's next answer is its last.
+    #[inline]
+    pub fn is_draining(&self) -> bool {
+        self.inner.place.as_ref().is_some_and(|(service, _)| service.get().is_draining())
+    }
+
     /// Looks for the next request's head, reading as long as it is not whole. Switches.
+    ///
+    /// A connection `is_new` before its first request; one that `may_doze` is given back as idle after a while.
     ///
     /// # Errors
     ///
     /// What reading raises.
-    pub fn read_head(&self, py: Python<'_>) -> PyResult<Arrival> {
+    pub fn read_head(&self, py: Python<'_>, is_new: bool, may_doze: bool) -> PyResult<Arrival> {
         let inner = &*self.inner;
         self.forget_head();
+        let mut head_deadline = None;
+        let mut is_waiting = false;
         loop {
             let status = inner.parser.borrow_mut().parse(&inner.buffer.borrow());
             match status {
@@ -278,16 +361,108 @@ impl Connection {
                     inner.kept.set(consumed);
                     inner.start.set(consumed);
                     inner.has_head.set(true);
+                    self.end_waiting(is_waiting);
                     return Ok(Arrival::Head);
                 }
-                Ok(ParseStatus::Incomplete) => {
-                    if self.fill(py, 0, None)? == 0 {
-                        return Ok(Arrival::End);
-                    }
+                Ok(ParseStatus::Incomplete) => {}
+                Err(error) => {
+                    self.end_waiting(is_waiting);
+                    return Ok(Arrival::Refused(error));
                 }
-                Err(error) => return Ok(Arrival::Refused(error)),
             }
+            is_waiting = true;
+            let has_begun = inner.parser.borrow().has_partial_head();
+            let limit = if is_new { inner.bounds.header_timeout } else { inner.bounds.keep_alive_timeout };
+            let may_doze = may_doze && inner.transport.get() == Transport::Descriptor;
+            let patience = if has_begun {
+                self.head_patience(py, &mut head_deadline)?
+            } else {
+                self.idle_patience(py, limit, may_doze)?
+            };
+            let error = match self.fill(py, 0, patience) {
+                Ok(0) => {
+                    self.end_waiting(true);
+                    return Ok(Arrival::End);
+                }
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            if !error.is_instance_of::<PyTimeoutError>(py) {
+                self.end_waiting(true);
+                return Err(error);
+            }
+            let must_end = match &inner.place {
+                Some((service, key)) => service.get().is_draining() || service.get().is_evicted(*key),
+                None => false,
+            };
+            let arrival = match () {
+                () if has_begun => Arrival::Late,
+                // What came in the last moment is answered, with `Connection: close`.
+                () if must_end && self.receive_at_once()? > 0 => continue,
+                () if must_end => Arrival::End,
+                () if may_doze && limit.is_none_or(|limit| limit > DOZE_AFTER) => {
+                    Arrival::Idle(limit.map(|limit| limit - DOZE_AFTER))
+                }
+                () => Arrival::End,
+            };
+            self.end_waiting(true);
+            return Ok(arrival);
         }
+    }
+
+    fn end_waiting(&self, is_waiting: bool) {
+        if let Some((service, key)) = self.inner.place.as_ref().filter(|_| is_waiting) {
+            service.get().note_serving(*key);
+        }
+    }
+
+    /// How long to wait for the rest of a head; its deadline is set when it begins.
+    fn head_patience(&self, py: Python<'_>, deadline: &mut Option<greenrust::clock::Instant>) -> PyResult<Patience> {
+        if let Some(deadline) = *deadline {
+            return Ok(Patience::Until(deadline));
+        }
+        let now = py_hub::ensure(py)?.clock().now();
+        let limit = match &self.inner.place {
+            None => self.inner.bounds.header_timeout,
+            Some((service, key)) => {
+                service.get().note_waiting(*key, Some(now));
+                Some(self.inner.bounds.header_timeout.unwrap_or(ENDLESS))
+            }
+        };
+        Ok(limit.map_or(Patience::Unlimited, |limit| Patience::Until(*deadline.insert(now.after(limit)))))
+    }
+
+    /// How long to wait for the first byte of a head.
+    fn idle_patience(&self, py: Python<'_>, limit: Option<Duration>, may_doze: bool) -> PyResult<Patience> {
+        let Some((service, key)) = &self.inner.place else {
+            return Ok(limit.map_or(Patience::Unlimited, Patience::For));
+        };
+        let service = service.get();
+        let since = if may_doze { None } else { Some(py_hub::ensure(py)?.clock().now()) };
+        service.note_waiting(*key, since);
+        let most = match () {
+            () if service.is_draining() => Some(LAST_REQUEST_PATIENCE),
+            () if may_doze => Some(DOZE_AFTER),
+            () => None,
+        };
+        Ok(match (limit, most) {
+            (None, None) => Patience::For(ENDLESS),
+            (Some(limit), Some(most)) => Patience::For(limit.min(most)),
+            (Some(limit), None) | (None, Some(limit)) => Patience::For(limit),
+        })
+    }
+
+    /// Takes what is there, without waiting.
+    fn receive_at_once(&self) -> PyResult<usize> {
+        if self.inner.transport.get() != Transport::Descriptor {
+            return Ok(0);
+        }
+        let mut piece = [0; READ_BYTES];
+        let descriptor = Python::attach(|py| self.with_socket(py, |socket| Ok(socket.descriptor())))?;
+        // SAFETY: the kernel writes at most as many bytes as the piece has.
+        let count = unsafe { libc::recv(descriptor, piece.as_mut_ptr().cast(), piece.len(), libc::MSG_DONTWAIT) };
+        let Ok(count) = outcome(count) else { return Ok(0) };
+        Ok(self.append(&piece[..count]))
     }
 
     /// Lets go of the head; what is not read yet moves to the buffer's begin.
@@ -308,7 +483,29 @@ impl Connection {
         self.inner.buffer.borrow_mut().splice(0..0, bytes.iter().copied());
         // The search for a head's end begins anew.
         let mut parser = self.inner.parser.borrow_mut();
-        *parser = RequestParser::new(LIMITS);
+        *parser = RequestParser::new(self.inner.bounds.head);
+    }
+
+    /// Lets go of the room for the next request; it is made anew when that comes.
+    pub fn release_memory(&self) {
+        self.forget_head();
+        self.inner.buffer.borrow_mut().shrink_to_fit();
+    }
+
+    /// Reads a request line for a handler that looks at it itself. Switches.
+    pub fn read_request_line(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<u8>> {
+        let bounds = &self.inner.bounds;
+        let patience = match (bounds.header_timeout, bounds.keep_alive_timeout) {
+            (Some(head), Some(idle)) => Some(head.max(idle)),
+            (head, idle) => head.or(idle),
+        };
+        let is_waiting = self.with_unread(<[u8]>::is_empty);
+        if is_waiting {
+            self.idle_patience(py, None, false)?;
+        }
+        let line = self.read_line(py, limit, patience.map_or(Patience::Unlimited, Patience::For));
+        self.end_waiting(is_waiting);
+        line
     }
 
     /// Whether a request's head is in the buffer.
@@ -369,7 +566,7 @@ impl Connection {
             if left.is_zero() {
                 break;
             }
-            match self.fill(py, LARGEST_READ_BYTES, Some(left))? {
+            match self.fill(py, LARGEST_READ_BYTES, Patience::For(left))? {
                 0 => break,
                 count => taken += count,
             }
@@ -380,6 +577,9 @@ impl Connection {
     /// Lets go of the socket: nothing can be read any more.
     pub fn close_reading(&self) {
         self.inner.is_closed.set(true);
+        if let Some(hub) = Hub::if_current() {
+            self.inner.alarm.cancel(hub);
+        }
         let socket = self.inner.socket.borrow_mut().take();
         let file = self.inner.file.borrow_mut().take();
         drop((socket, file));
@@ -395,14 +595,14 @@ impl Connection {
                 taken
             });
             self.consume(taken);
-            if taken == left || self.fill(py, (left - taken).min(LARGEST_READ_BYTES), None)? == 0 {
+            if taken == left || self.fill(py, (left - taken).min(LARGEST_READ_BYTES), Patience::Unlimited)? == 0 {
                 return Ok(data);
             }
         }
     }
 
     /// Reads up to and with the next line feed, at most `limit` bytes. Switches.
-    pub fn read_line(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<u8>> {
+    pub fn read_line(&self, py: Python<'_>, limit: usize, patience: Patience) -> PyResult<Vec<u8>> {
         let mut line = Vec::new();
         loop {
             let left = limit - line.len();
@@ -414,7 +614,7 @@ impl Connection {
                 (taken, end.is_some() || taken == left)
             });
             self.consume(taken);
-            if is_whole || self.fill(py, 0, None)? == 0 {
+            if is_whole || self.fill(py, 0, patience)? == 0 {
                 return Ok(line);
             }
         }
@@ -422,6 +622,39 @@ impl Connection {
 
     fn check_open(&self) -> PyResult<()> {
         if self.is_closed() { Err(PyValueError::new_err("I/O operation on closed file.")) } else { Ok(()) }
+    }
+}
+
+/// Reads the PROXY protocol's header, not a byte more, from a socket of ours. Returns what it says of the client, or None
+/// if the connection must be closed. Switches.
+pub fn read_proxy_header(socket: &Bound<'_, PyAny>, patience: Patience) -> PyResult<Option<Option<SocketAddr>>> {
+    let py = socket.py();
+    let Some(own) = Socket::from_object(socket) else { return Ok(None) };
+    let alarm = Alarm::new();
+    let mut deadline = Deadline::with_patience(patience, &alarm);
+    let mut header = Vec::new();
+    loop {
+        let wanted = match parse_proxy_header(&header) {
+            Ok(ProxyHeader::Complete { source, .. }) => return Ok(Some(source)),
+            Ok(ProxyHeader::Incomplete(wanted)) => wanted,
+            Err(_) => return Ok(None),
+        };
+        let read = own.run(py, Direction::Read, 0, &mut deadline, |descriptor| {
+            header.reserve(wanted);
+            let spare = header.spare_capacity_mut();
+            // SAFETY: the kernel writes at most `wanted` bytes, for which room was made.
+            let count = outcome(unsafe { libc::recv(descriptor, spare.as_mut_ptr().cast(), wanted, 0) })?;
+            let filled = header.len() + count;
+            // SAFETY: the kernel has initialized that many bytes behind the old length.
+            unsafe { header.set_len(filled) };
+            Ok(count)
+        });
+        match read {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.is_instance_of::<PyOSError>(py) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -448,7 +681,7 @@ impl Connection {
         self.check_open()?;
         let most = limit_of(size).unwrap_or(LARGEST_READ_BYTES);
         if most > 0 && self.with_unread(<[u8]>::is_empty) {
-            self.fill(py, most, None)?;
+            self.fill(py, most, Patience::Unlimited)?;
         }
         let data = self.with_unread(|unread| PyBytes::new(py, &unread[..unread.len().min(most)]));
         self.consume(data.as_bytes().len());
@@ -461,7 +694,7 @@ impl Connection {
     #[pyo3(signature = (size=None, /))]
     fn readline<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.check_open()?;
-        Ok(PyBytes::new(py, &self.read_line(py, limit_of(size).unwrap_or(usize::MAX))?))
+        Ok(PyBytes::new(py, &self.read_line(py, limit_of(size).unwrap_or(usize::MAX), Patience::Unlimited)?))
     }
 
     /// readlines(hint=-1) -> list of bytes
@@ -474,7 +707,7 @@ impl Connection {
         let enough = limit_of(hint).filter(|&hint| hint > 0).unwrap_or(usize::MAX);
         let mut total = 0;
         while total < enough {
-            let line = self.read_line(py, usize::MAX)?;
+            let line = self.read_line(py, usize::MAX, Patience::Unlimited)?;
             if line.is_empty() {
                 break;
             }
@@ -498,7 +731,7 @@ impl Connection {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let line = self.read_line(py, usize::MAX)?;
+        let line = self.read_line(py, usize::MAX, Patience::Unlimited)?;
         Ok(if line.is_empty() { None } else { Some(PyBytes::new(py, &line)) })
     }
 
@@ -549,6 +782,9 @@ impl Connection {
         if self.inner.if_made().is_none() {
             return Ok(());
         }
+        if let Some((service, _)) = &self.inner.place {
+            visit.call(service)?;
+        }
         for slot in [&self.inner.socket, &self.inner.file] {
             if let Ok(object) = slot.try_borrow() {
                 visit.call(&*object)?;
@@ -575,6 +811,44 @@ fn send_without_delay(descriptor: RawFd) {
             size_of::<libc::c_int>() as libc::socklen_t,
         );
     }
+}
+
+/// Has the kernel drop what the peer has not taken, when the socket is closed, in place of keeping it and trying on.
+fn forget_unsent(descriptor: RawFd) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the option's value is a `linger`, whose address and size are given. An error leaves it as it is.
+    unsafe {
+        libc::setsockopt(
+            descriptor,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            std::ptr::from_ref(&at_once).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        );
+    }
+}
+
+/// Runs `call`, a method of the socket that waits, with a time-out, and restores the socket's own afterwards.
+fn with_timeout<R>(socket: &Bound<'_, PyAny>, patience: Patience, call: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    let py = socket.py();
+    let seconds = match patience {
+        Patience::Unlimited => return call(),
+        Patience::For(duration) => duration.as_secs_f64(),
+        Patience::Until(instant) => instant.since(py_hub::ensure(py)?.clock().now()).as_secs_f64(),
+    };
+    // What only looks like a socket may have no time-outs.
+    let Some(own) = socket.getattr_opt(intern!(py, "gettimeout"))? else { return call() };
+    let own = own.call0()?;
+    let name = intern!(py, "settimeout");
+    if own.extract::<f64>().is_ok_and(|own| own <= seconds) {
+        return call();
+    }
+    // Zero would mean not to wait, also for what is there.
+    socket.call_method1(name, (seconds.max(1e-6),))?;
+    let result = call();
+    // A socket that was closed meanwhile takes it, too.
+    socket.call_method1(name, (own,))?;
+    result
 }
 
 /// Sends once, beginning `sent` bytes into the parts.

@@ -7,26 +7,33 @@
 //! what is assigned to them takes its place.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use greenrust::http::{CHUNK_END, LAST_CHUNK, RequestError, Version, encode_chunk_head, forbids_body};
+use greenrust::http::{
+    CHUNK_END, LAST_CHUNK, RequestError, RequestHead, Version, encode_chunk_head, forbids_body, forwarded_scheme,
+};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyException, PyOSError, PyTypeError};
+use pyo3::exceptions::{PyException, PyOSError, PyTimeoutError, PyTypeError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use super::access_log;
-use super::connection::{Arrival, Connection};
+use super::connection::{self, Arrival, Connection};
 use super::environ::{self, Template};
 use super::input::{Input, Rest};
+use super::log_format::{LogFormat, Record};
 use super::response;
+use super::service::{Seat, Service};
 use super::stock::{self, Overrides, Step};
 use super::text;
 use crate::gil::Gil;
+use crate::socket::Patience;
 use crate::websocket::WebSocket;
 
 /// The longest request line, bytes.
@@ -80,6 +87,8 @@ enum Outcome {
     Continue,
     /// An answer, status for the log and bytes, is to be sent, and the connection closed.
     Answer(Py<PyAny>, Py<PyAny>),
+    /// Nothing for a while; the client may stay silent for so much longer.
+    Idle(Option<Duration>),
 }
 
 /// Native base of gevent.pywsgi.WSGIHandler.
@@ -95,6 +104,7 @@ struct Inner {
     server: Slot,
     rfile: Slot,
     connection: RefCell<Option<Py<Connection>>>,
+    service: RefCell<Option<Py<Service>>>,
     overrides: Cell<Overrides>,
     /// The server's `get_environ` is ours and its `environ_class` is dict.
     copies_server_environ: Cell<bool>,
@@ -133,6 +143,9 @@ struct Inner {
     response_headers: Slot,
     code: Cell<i32>,
     provided_connection: Cell<bool>,
+    provided_server: Cell<bool>,
+    /// The size of the head that was sent, bytes.
+    head_bytes: Cell<u64>,
     provided_date: Slot,
     provided_content_length: Slot,
     headers_sent: Cell<bool>,
@@ -142,6 +155,8 @@ struct Inner {
     outstanding: Cell<Option<u64>>,
     response_length: Cell<u64>,
     close_connection: Cell<bool>,
+    /// Whether the connection has brought a request before.
+    has_served: Cell<bool>,
     /// The peer may still be sending what nobody will read.
     must_linger: Cell<bool>,
     time_start: Cell<f64>,
@@ -217,6 +232,100 @@ impl<'a, 'py> Data<'a, 'py> {
     }
 }
 
+// -- the greenlet of a connection -------------------------------------------------------------------------------------
+
+/// serve_connection(handle, close, socket, address, seat, handler=None)
+///
+/// Serve a connection to its end: `handle(socket, address)`, then `close(socket, address)`. Switches.
+///
+/// If *handle* is that of our server and its handlers are ours, it returns when the connection is idle, and is called
+/// again, with the *handler* that has served it so far, when the next request comes.
+#[pyfunction]
+#[pyo3(signature = (handle, close, socket, address, seat, handler=None))]
+pub fn serve_connection<'py>(
+    handle: Bound<'py, PyAny>,
+    close: Bound<'py, PyAny>,
+    socket: Bound<'py, PyAny>,
+    address: Bound<'py, PyAny>,
+    seat: Bound<'py, Seat>,
+    handler: Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    let py = handle.py();
+    seat.get().begin_serving();
+    let service = seat.get().service().bind(py);
+    let served = match client_address(service.get(), &socket, address.clone(), handler.is_some()) {
+        Ok(Some(client)) => serve_or_doze(service, &handle, &socket, &client, handler),
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    if let Ok(Some((handler, longest))) = served {
+        let arguments = PyTuple::new(py, [handle, close, socket, address, seat.clone().into_any(), handler])?;
+        return Service::doze(service, seat.get(), arguments, longest);
+    }
+    let closed = close.call1((socket, address));
+    served?;
+    closed.map(|_| ())
+}
+
+/// The address that a handler is given; None if the client's first bytes do not say it as they must.
+fn client_address<'py>(
+    service: &Service,
+    socket: &Bound<'py, PyAny>,
+    address: Bound<'py, PyAny>,
+    is_known: bool,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if is_known || !service.expects_proxy_header() {
+        return Ok(Some(address));
+    }
+    let py = socket.py();
+    let patience = service.bounds().header_timeout.map_or(Patience::Unlimited, Patience::For);
+    match connection::read_proxy_header(socket, patience)? {
+        None => Ok(None),
+        Some(None) => Ok(Some(address)),
+        Some(Some(source)) => Ok(Some((source.ip().to_string(), source.port()).into_pyobject(py)?.into_any())),
+    }
+}
+
+/// Serves until the connection ends or is idle: then returns its handler, and for how long it may stay so.
+fn serve_or_doze<'py>(
+    service: &Bound<'py, Service>,
+    handle: &Bound<'py, PyAny>,
+    socket: &Bound<'py, PyAny>,
+    address: &Bound<'py, PyAny>,
+    known: Option<Bound<'py, PyAny>>,
+) -> PyResult<Option<(Bound<'py, PyAny>, Option<Duration>)>> {
+    let py = handle.py();
+    if !service.get().may_doze() || !stock::is_stock_handle(handle)? {
+        return handle.call1((socket, address)).map(|_| None);
+    }
+    let handler = match known {
+        Some(handler) => handler,
+        None => {
+            let server = handle.getattr(intern!(py, "__self__"))?;
+            server.getattr(intern!(py, "handler_class"))?.call1((socket, address, server))?
+        }
+    };
+    let longest = match handler.cast::<Handler>() {
+        Ok(own) if stock::has_stock_handle(&handler)? => handle_until_idle(own)?,
+        _ => return handler.call_method0(intern!(py, "handle")).map(|_| None),
+    };
+    Ok(longest.map(|longest| (handler, longest)))
+}
+
+/// Spawns a greenlet that calls `serve_connection` with the arguments.
+pub fn spawn_serving(arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
+    static SPAWN: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
+    let py = arguments.py();
+    let (spawn, serve) = SPAWN.get_or_try_init(py, || {
+        let module = py.import("gevent._greenrust")?;
+        let spawn = module.getattr("Greenlet")?.getattr("spawn")?;
+        PyResult::Ok((spawn.unbind(), module.getattr("serve_connection")?.unbind()))
+    })?;
+    let mut items = vec![serve.bind(py).clone()];
+    items.extend(arguments.iter());
+    spawn.bind(py).call1(PyTuple::new(py, items)?).map(|_| ())
+}
+
 // -- the state of a handler -------------------------------------------------------------------------------------------
 
 impl Handler {
@@ -227,6 +336,19 @@ impl Handler {
 
     fn connection(&self, py: Python<'_>) -> Option<Py<Connection>> {
         self.inner.connection.borrow().as_ref().map(|connection| connection.clone_ref(py))
+    }
+
+    fn service(&self, py: Python<'_>) -> Option<Py<Service>> {
+        self.inner.service.borrow().as_ref().map(|service| service.clone_ref(py))
+    }
+
+    /// Lets go of what the next request does not need.
+    fn release_memory(&self, py: Python<'_>) {
+        let inner = &*self.inner;
+        if let Some(connection) = self.connection(py) {
+            connection.get().release_memory();
+        }
+        drop((inner.head.take(), inner.out.take(), inner.template.take()));
     }
 
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -252,11 +374,7 @@ impl Handler {
     }
 
     /// Gives access to a part of the head in the buffer.
-    fn of_head<R>(
-        &self,
-        py: Python<'_>,
-        function: impl FnOnce(greenrust::http::RequestHead<'_>, &[u8]) -> R,
-    ) -> Option<R> {
+    fn of_head<R>(&self, py: Python<'_>, function: impl FnOnce(RequestHead<'_>, &[u8]) -> R) -> Option<R> {
         let connection = self.connection(py)?;
         connection.get().with_head(function)
     }
@@ -339,12 +457,23 @@ impl Handler {
 
 /// Serves requests until the connection ends. Switches.
 fn handle(slf: This<'_, '_>) -> PyResult<()> {
-    let served = serve(slf);
+    let served = serve(slf, false).map(|_| ());
     let ended = end(slf);
     served.and(ended)
 }
 
-fn serve(slf: This<'_, '_>) -> PyResult<()> {
+/// As `handle`, but returns when the connection has been idle for a while, with the time that it may stay so.
+fn handle_until_idle(slf: This<'_, '_>) -> PyResult<Option<Option<Duration>>> {
+    let served = serve(slf, true);
+    if let Ok(Some(longest)) = served {
+        slf.get().release_memory(slf.py());
+        return Ok(Some(longest));
+    }
+    let ended = end(slf);
+    served.and(ended).map(|()| None)
+}
+
+fn serve(slf: This<'_, '_>, may_doze: bool) -> PyResult<Option<Option<Duration>>> {
     let py = slf.py();
     let this = slf.get();
     let inner = &*this.inner;
@@ -359,11 +488,12 @@ fn serve(slf: This<'_, '_>) -> PyResult<()> {
         let outcome = if this.has(Step::HandleOneRequest) {
             outcome_of(slf.call_method0(intern!(py, "handle_one_request"))?)?
         } else {
-            handle_one_request(slf)?
+            handle_one_request(slf, may_doze)?
         };
         match outcome {
             Outcome::Close => break,
             Outcome::Continue => {}
+            Outcome::Idle(longest) => return Ok(Some(longest)),
             Outcome::Answer(status, body) => {
                 inner.status.set(Some(status.into_bound(py)));
                 inner.native_status.clear();
@@ -386,7 +516,7 @@ fn serve(slf: This<'_, '_>) -> PyResult<()> {
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn outcome_of(result: Bound<'_, PyAny>) -> PyResult<Outcome> {
@@ -436,7 +566,7 @@ fn end(slf: This<'_, '_>) -> PyResult<()> {
 
 // -- the life of a request --------------------------------------------------------------------------------------------
 
-fn handle_one_request(slf: This<'_, '_>) -> PyResult<Outcome> {
+fn handle_one_request(slf: This<'_, '_>, may_doze: bool) -> PyResult<Outcome> {
     let py = slf.py();
     let this = slf.get();
     let inner = &*this.inner;
@@ -451,14 +581,20 @@ fn handle_one_request(slf: This<'_, '_>) -> PyResult<Outcome> {
             return Ok(outcome);
         }
     } else {
-        match connection.read_head(py) {
+        match connection.read_head(py, !inner.has_served.get(), may_doze) {
             Ok(Arrival::Head) => this.accept_head(py),
             Ok(Arrival::End) => return Ok(Outcome::Close),
+            Ok(Arrival::Idle(longest)) => return Ok(Outcome::Idle(longest)),
+            Ok(Arrival::Late) => return late(slf),
             Ok(Arrival::Refused(error)) => return refuse(slf, error),
             // A connection that breaks between requests is not worth a word.
             Err(error) if error.is_instance_of::<PyOSError>(py) => return Ok(Outcome::Close),
             Err(error) => return Err(error),
         }
+    }
+    inner.has_served.set(true);
+    if let Some(outcome) = refuse_large_body(slf, connection)? {
+        return Ok(outcome);
     }
     let environ =
         if this.has(Step::GetEnviron) { slf.call_method0(intern!(py, "get_environ"))? } else { get_environ(slf)? };
@@ -503,6 +639,25 @@ fn read_by_methods(slf: This<'_, '_>) -> PyResult<Option<Outcome>> {
     }
 }
 
+/// The answer to a client that began a head and did not end it in time.
+fn late(slf: This<'_, '_>) -> PyResult<Outcome> {
+    note_refused_line(slf);
+    answer(slf.py(), 408)
+}
+
+/// The answer to a request that announces more than the server takes.
+fn refuse_large_body(slf: This<'_, '_>, connection: &Connection) -> PyResult<Option<Outcome>> {
+    let Some(most) = connection.most_body_bytes() else { return Ok(None) };
+    let length = connection.with_head(|head, _| head.content_length()).flatten();
+    match length {
+        Some(length) if length > most => {
+            let message = format!("Content-Length is {length}, more than the {most} bytes that are taken");
+            client_error(slf, stock::invalid_client_request(slf.py(), &message, 413)?).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The bytes that refuse a request.
 fn refusal(status: u16) -> Vec<u8> {
     let phrase = match status {
@@ -517,8 +672,8 @@ fn answer(py: Python<'_>, status: u16) -> PyResult<Outcome> {
     Ok(Outcome::Answer(log_status, PyBytes::new(py, &refusal(status)).into_any().unbind()))
 }
 
-/// The answer to a head that is refused.
-fn refuse(slf: This<'_, '_>, error: RequestError) -> PyResult<Outcome> {
+/// Notes what came instead of a request line, for the log.
+fn note_refused_line<'py>(slf: This<'_, 'py>) -> Bound<'py, PyString> {
     let py = slf.py();
     let this = slf.get();
     let mut line = Vec::new();
@@ -532,6 +687,13 @@ fn refuse(slf: This<'_, '_>, error: RequestError) -> PyResult<Outcome> {
     if !this.inner.requestline.is_set() {
         this.inner.requestline.set(Some(line.clone().into_any()));
     }
+    line
+}
+
+/// The answer to a head that is refused.
+fn refuse(slf: This<'_, '_>, error: RequestError) -> PyResult<Outcome> {
+    let py = slf.py();
+    let line = note_refused_line(slf);
     if error == RequestError::RequestLineTooLong {
         return answer(py, 414);
     }
@@ -660,6 +822,7 @@ fn fill_environ(slf: This<'_, '_>, environ: &Bound<'_, PyDict>) -> PyResult<()> 
             connection.get().with_head(|head, _| environ::set_fields(environ, head)).unwrap_or(Ok(()))?;
         }
     }
+    set_forwarded(slf, environ)?;
     let upgrades = if this.has(Step::ConnectionUpgradeRequested) {
         slf.call_method0(intern!(py, "_connection_upgrade_requested"))?.is_truthy()?
     } else {
@@ -732,6 +895,52 @@ fn remote<'py>(slf: This<'_, 'py>) -> PyResult<Option<(Bound<'py, PyString>, Bou
     Ok(Some((host, port)))
 }
 
+/// The client's address by what trusted proxies say, if there are such.
+fn forwarded_client(slf: This<'_, '_>) -> Option<IpAddr> {
+    let py = slf.py();
+    let this = slf.get();
+    let service = this.service(py)?;
+    let trusted = service.get().trusted();
+    if trusted.is_empty() || !trusted.trusts(peer(slf)) {
+        return None;
+    }
+    this.of_head(py, |head, _| trusted.client(fields_of(head, b"x-forwarded-for"))).flatten()
+}
+
+/// The address of who is at the other end of the connection; None at a Unix socket.
+fn peer(slf: This<'_, '_>) -> Option<IpAddr> {
+    let (address, _) = remote(slf).ok().flatten()?;
+    // A link-local address may have a zone.
+    address.to_string_lossy().split('%').next()?.parse().ok()
+}
+
+fn fields_of<'a>(head: RequestHead<'a>, name: &'static [u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+    head.headers().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+/// Puts what trusted proxies say of the client into the environment.
+fn set_forwarded(slf: This<'_, '_>, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+    let py = slf.py();
+    let this = slf.get();
+    let Some(service) = this.service(py) else { return Ok(()) };
+    let trusted = service.get().trusted();
+    if trusted.is_empty() || !trusted.trusts(peer(slf)) {
+        return Ok(());
+    }
+    if let Some(client) = forwarded_client(slf) {
+        environ.set_item(intern!(py, "REMOTE_ADDR"), client.to_string())?;
+        // The port is the proxy's.
+        if environ.contains(intern!(py, "REMOTE_PORT"))? {
+            environ.del_item(intern!(py, "REMOTE_PORT"))?;
+        }
+    }
+    let scheme = this.of_head(py, |head, _| forwarded_scheme(fields_of(head, b"x-forwarded-proto"))).flatten();
+    match scheme {
+        Some(scheme) => environ.set_item(intern!(py, "wsgi.url_scheme"), scheme),
+        None => Ok(()),
+    }
+}
+
 fn handle_one_response(slf: This<'_, '_>) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
@@ -745,6 +954,7 @@ fn handle_one_response(slf: This<'_, '_>) -> PyResult<()> {
     inner.response_use_chunked.set(false);
     inner.connection_upgraded.set(false);
     inner.response_length.set(0);
+    inner.head_bytes.set(0);
     inner.outstanding.set(None);
     inner.code.set(0);
 
@@ -806,7 +1016,13 @@ fn report(slf: This<'_, '_>, error: PyErr) -> PyResult<()> {
             slf.call_method1(intern!(py, "_handle_client_error"), (error.value(py),))?;
             inner.close_connection.set(true);
             inner.must_linger.set(true);
-            slf.call_method1(intern!(py, "_send_error_response_if_possible"), (400,))?;
+            let status = error.value(py).getattr(intern!(py, "status_code"))?;
+            slf.call_method1(intern!(py, "_send_error_response_if_possible"), (status,))?;
+            return Ok(());
+        }
+        let is_stalled = slf.get().connection(py).is_some_and(|connection| connection.get().is_stalled());
+        if is_stalled && error.is_instance_of::<PyTimeoutError>(py) {
+            inner.close_connection.set(true);
             return Ok(());
         }
         if error.is_instance_of::<PyOSError>(py) {
@@ -957,6 +1173,7 @@ fn start_response<'py>(
     inner.native_status.set(Some(status.clone()));
     inner.response_headers.clear();
     inner.provided_connection.set(provided.connection.is_some());
+    inner.provided_server.set(provided.server);
     inner.provided_date.set(provided.date.map(|date| date.into_bound(py)));
     if provided.closes {
         inner.close_connection.set(true);
@@ -1004,8 +1221,17 @@ fn finalize_headers(slf: This<'_, '_>) -> PyResult<()> {
         let date = access_log::with_date(now, |value| *value);
         append_header(slf, b"Date", &date)?;
     }
+    if !inner.provided_server.get()
+        && let Some(service) = this.service(py)
+        && let Some(value) = service.get().server_header()
+    {
+        append_header(slf, b"Server", value)?;
+    }
     if inner.connection_upgraded.get() {
         return Ok(());
+    }
+    if this.connection(py).is_some_and(|connection| connection.get().is_draining()) {
+        inner.close_connection.set(true);
     }
     let version = this.version(py);
     if let Some(length) = inner.provided_content_length.get(py) {
@@ -1112,6 +1338,7 @@ fn write_with_headers(slf: This<'_, '_>, object: &Bound<'_, PyAny>, data: &[u8])
     out.clear();
     out.extend_from_slice(&inner.head.borrow());
     out.extend_from_slice(b"\r\n");
+    inner.head_bytes.set(out.len() as u64);
     if this.inner.overrides.get().has_any(&[Step::WriteBody, Step::SendAll]) {
         inner.headers_sent.set(true);
         send_step(slf, &out)?;
@@ -1236,39 +1463,82 @@ fn log_request(slf: This<'_, '_>) -> PyResult<()> {
     let line = if this.has(Step::FormatRequest) {
         slf.call_method0(intern!(py, "format_request"))?.add("\n")?
     } else {
-        let mut line = request_log_line(slf)?;
+        let service = this.service(py);
+        let format = service.as_ref().map_or(&LogFormat::Standard, |service| service.get().log_format());
+        let mut line = match format {
+            LogFormat::Standard => request_log_line(slf)?,
+            format => formatted_log_line(slf, format)?,
+        };
         line.push(b'\n');
         text::latin1(py, &line).into_any()
     };
     log.call_method1(intern!(py, "write"), (line,)).map(|_| ())
 }
 
-fn request_log_line(slf: This<'_, '_>) -> PyResult<Vec<u8>> {
+/// What the log says of a value. What is not latin-1 can't come from the wire; it is shown as Python would escape it.
+fn shown(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let text = value.str()?;
+    Ok(text::bytes_of(&text)
+        .map_or_else(|| text.to_string_lossy().escape_default().to_string().into_bytes(), <[u8]>::to_vec))
+}
+
+/// The client's address and port, as the log shows them.
+fn logged_client(slf: This<'_, '_>) -> PyResult<(Vec<u8>, Vec<u8>)> {
     let py = slf.py();
     let this = slf.get();
-    let inner = &*this.inner;
-    let as_bytes = |value: Bound<'_, PyAny>| -> PyResult<Vec<u8>> {
-        let text = value.str()?;
-        // What is not latin-1 can't come from the wire; it is shown as Python would escape it.
-        Ok(text::bytes_of(&text)
-            .map_or_else(|| text.to_string_lossy().escape_default().to_string().into_bytes(), <[u8]>::to_vec))
-    };
-    let client = match remote(slf)? {
-        Some((address, _)) => as_bytes(address.into_any())?,
-        None => match inner.client_address.get(py).filter(|address| address.is_truthy().unwrap_or(false)) {
-            Some(address) => as_bytes(address)?,
-            None => Vec::new(),
+    if let Some(client) = forwarded_client(slf) {
+        return Ok((client.to_string().into_bytes(), Vec::new()));
+    }
+    match remote(slf)? {
+        Some((address, port)) => Ok((shown(address.as_any())?, shown(port.as_any())?)),
+        None => match this.inner.client_address.get(py).filter(|address| address.is_truthy().unwrap_or(false)) {
+            Some(address) => Ok((shown(&address)?, Vec::new())),
+            None => Ok((Vec::new(), Vec::new())),
         },
-    };
-    let request_line = this.request_line(py).map_or(Ok(Vec::new()), as_bytes)?;
+    }
+}
+
+/// The status code, as the log shows it.
+fn logged_status(slf: This<'_, '_>) -> Vec<u8> {
+    let py = slf.py();
+    let inner = &*slf.get().inner;
     let status = match inner.native_status.get(py).or_else(|| inner.status.get(py)) {
         Some(status) => response::wire_bytes(&status).unwrap_or_default(),
         None => b"000".to_vec(),
     };
-    let status = status.split(|&byte| byte == b' ').next().unwrap_or_default();
+    status.split(|&byte| byte == b' ').next().unwrap_or_default().to_vec()
+}
+
+fn request_log_line(slf: This<'_, '_>) -> PyResult<Vec<u8>> {
+    let inner = &*slf.get().inner;
+    let (client, _) = logged_client(slf)?;
+    let request_line = slf.get().request_line(slf.py()).map_or(Ok(Vec::new()), |line| shown(&line))?;
+    let status = logged_status(slf);
     let (start, finish) = (inner.time_start.get(), inner.time_finish.get());
     let seconds = (finish != 0.0).then_some(finish - start);
-    Ok(access_log::line(&client, request_line.trim_ascii_end(), status, inner.response_length.get(), seconds))
+    Ok(access_log::line(&client, request_line.trim_ascii_end(), &status, inner.response_length.get(), seconds))
+}
+
+fn formatted_log_line(slf: This<'_, '_>, format: &LogFormat) -> PyResult<Vec<u8>> {
+    let py = slf.py();
+    let this = slf.get();
+    let inner = &*this.inner;
+    let (client, port) = logged_client(slf)?;
+    let request_line = this.request_line(py).map_or(Ok(Vec::new()), |line| shown(&line))?;
+    let head = inner.head.borrow().clone();
+    let line = format.line(&Record {
+        client: &client,
+        port: &port,
+        request_line: request_line.trim_ascii_end(),
+        status: &logged_status(slf),
+        bytes_sent: inner.response_length.get(),
+        head_bytes: inner.head_bytes.get(),
+        start: inner.time_start.get(),
+        seconds: (inner.time_finish.get() - inner.time_start.get()).max(0.0),
+        request_field: &|name| this.of_head(py, |head, _| head.header(name).map(<[u8]>::to_vec)).flatten(),
+        response_field: &|name| response::field_of(&head, name).map(<[u8]>::to_vec),
+    });
+    Ok(line.unwrap_or_default())
 }
 
 // -- attributes -------------------------------------------------------------------------------------------------------
@@ -1334,7 +1604,10 @@ impl Handler {
     ) -> PyResult<()> {
         let py = slf.py();
         let inner = &*slf.get().inner;
-        let connection = Py::new(py, Connection::new(&sock, rfile.clone())?)?;
+        let service =
+            server.getattr_opt(intern!(py, "_service"))?.and_then(|service| service.cast_into::<Service>().ok());
+        let connection = Py::new(py, Connection::new(&sock, rfile.clone(), service.as_ref())?)?;
+        drop(inner.service.replace(service.map(Bound::unbind)));
         drop(inner.connection.replace(Some(connection)));
         inner.rfile.set(rfile);
         inner.socket.set(Some(sock));
@@ -1353,8 +1626,8 @@ impl Handler {
     /// status and the bytes to send before it is closed. Switches.
     fn handle_one_request<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = slf.py();
-        Ok(match handle_one_request(slf)? {
-            Outcome::Close => None,
+        Ok(match handle_one_request(slf, false)? {
+            Outcome::Close | Outcome::Idle(_) => None,
             Outcome::Continue => Some(pyo3::types::PyBool::new(py, true).to_owned().into_any()),
             Outcome::Answer(status, body) => Some((status, body).into_pyobject(py)?.into_any()),
         })
@@ -1366,7 +1639,7 @@ impl Handler {
         let line = match slf.get().connection(py) {
             Some(connection) => {
                 connection.get().forget_head();
-                connection.get().read_line(py, MAX_REQUEST_LINE)?
+                connection.get().read_request_line(py, MAX_REQUEST_LINE)?
             }
             None => Vec::new(),
         };
@@ -1387,12 +1660,13 @@ impl Handler {
         connection.get().unread(&line);
         let trimmed = text::latin1(py, line.trim_ascii_end());
         this.inner.requestline.set(Some(trimmed.clone().into_any()));
-        match connection.get().read_head(py)? {
+        match connection.get().read_head(py, true, false)? {
             Arrival::Head => {
                 this.accept_head(py);
                 Ok(true)
             }
-            Arrival::End => Err(stock::invalid_client_request(py, "Incomplete request", 400)?),
+            Arrival::Late => Err(stock::invalid_client_request(py, "Request not complete in time", 408)?),
+            Arrival::End | Arrival::Idle(_) => Err(stock::invalid_client_request(py, "Incomplete request", 400)?),
             Arrival::Refused(error) => {
                 let message = format!("Invalid request: {error}: {}", trimmed.repr()?);
                 Err(stock::invalid_client_request(py, &message, error.status())?)
@@ -1503,7 +1777,10 @@ impl Handler {
         let connection = match value.cast::<Connection>() {
             Ok(connection) => Some(connection.clone().unbind()),
             Err(_) => match inner.socket.get(py) {
-                Some(socket) if !value.is_none() => Some(Py::new(py, Connection::new(&socket, Some(value.clone()))?)?),
+                Some(socket) if !value.is_none() => {
+                    let service = slf.get().service(py).map(|service| service.into_bound(py));
+                    Some(Py::new(py, Connection::new(&socket, Some(value.clone()), service.as_ref())?)?)
+                }
                 _ => None,
             },
         };
@@ -1809,6 +2086,9 @@ impl Handler {
         if let Ok(websocket) = inner.websocket.try_borrow() {
             visit.call(&*websocket)?;
         }
+        if let Ok(service) = inner.service.try_borrow() {
+            visit.call(&*service)?;
+        }
         match inner.template.try_borrow() {
             Ok(template) => template.as_ref().map_or(Ok(()), |template| template.traverse(&visit)),
             Err(_) => Ok(()),
@@ -1822,6 +2102,7 @@ impl Handler {
         }
         drop(inner.connection.take());
         drop(inner.websocket.take());
+        drop(inner.service.take());
         drop(inner.template.take());
     }
 }

@@ -17,13 +17,15 @@ use pyo3::types::{PyBytes, PyList};
 use super::connection::Connection;
 use super::stock;
 use crate::gil::Gil;
+use crate::hub as py_hub;
+use crate::socket::Patience;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// How much of a body that nobody read is read to keep the connection, bytes. Opening another one costs less than more.
 const DRAINED_BYTES: u64 = 1 << 20;
 
-/// How long each read of such a body may take.
+/// How long the rest of such a body may take.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Decoded in one go where no length is asked for, bytes.
@@ -73,7 +75,8 @@ impl Input {
             BodyKind::Length(length) => Some(length),
             BodyKind::None | BodyKind::Chunked => None,
         };
-        Self::make(Source::Connection(connection), None, kind, content_length, expects_continue)
+        let most = connection.get().most_body_bytes();
+        Self::make(Source::Connection(connection), None, kind, content_length, expects_continue, most)
     }
 
     fn make(
@@ -82,8 +85,11 @@ impl Input {
         kind: BodyKind,
         content_length: Option<u64>,
         expects_continue: bool,
+        most: Option<u64>,
     ) -> Self {
-        let decoder = BodyDecoder::new(kind, None).expect("without a limit no body is too large");
+        // A length beyond the limit was refused with the head; the limit of chunks is kept here.
+        let most = most.max(content_length.filter(|_| most.is_some()));
+        let decoder = BodyDecoder::new(kind, most).expect("no length is beyond the limit");
         Self {
             inner: Gil::new(Inner {
                 source,
@@ -118,7 +124,7 @@ impl Input {
 
     fn refused(&self, py: Python<'_>, error: BodyError) -> PyErr {
         self.inner.has_failed.set(true);
-        stock::invalid_client_input(py, error.reason())
+        stock::invalid_client_input(py, error.reason(), error.status())
     }
 
     fn send_continue(&self, py: Python<'_>) -> PyResult<()> {
@@ -137,7 +143,7 @@ impl Input {
     }
 
     /// Appends the next piece of data, at most `most` bytes, to `out`. Returns false at the body's end. Switches.
-    fn decode(&self, py: Python<'_>, most: usize, patience: Option<Duration>, out: &mut Vec<u8>) -> PyResult<bool> {
+    fn decode(&self, py: Python<'_>, most: usize, patience: Option<Patience>, out: &mut Vec<u8>) -> PyResult<bool> {
         if self.inner.has_failed.get() && !self.is_finished() {
             return Err(self.truncated());
         }
@@ -165,8 +171,16 @@ impl Input {
                         None => {
                             // A file in place of our reader must not be read beyond the body.
                             let room = if connection.reads_file() { wanted.max(1) } else { wanted };
-                            if connection.fill(py, room, patience)? == 0 {
-                                return Err(self.truncated());
+                            let is_bodys = patience.is_none();
+                            let patience = patience.unwrap_or_else(|| connection.body_patience());
+                            match connection.fill(py, room, patience) {
+                                Ok(0) => return Err(self.truncated()),
+                                Ok(_) => {}
+                                Err(error) => {
+                                    self.inner.has_failed.set(true);
+                                    let is_late = error.is_instance_of::<PyTimeoutError>(py);
+                                    return Err(if is_bodys && is_late { too_slow(py) } else { error });
+                                }
                             }
                         }
                     }
@@ -261,9 +275,10 @@ impl Input {
             } else {
                 let mut total = 0;
                 let mut piece = Vec::new();
+                let deadline = py_hub::ensure(py)?.clock().now().after(DRAIN_PATIENCE);
                 loop {
                     piece.clear();
-                    match self.decode(py, PIECE_BYTES, Some(DRAIN_PATIENCE), &mut piece) {
+                    match self.decode(py, PIECE_BYTES, Some(Patience::Until(deadline)), &mut piece) {
                         Ok(true) => {}
                         Ok(false) => break,
                         Err(error) if error.is_instance_of::<PyTimeoutError>(py) => {
@@ -286,6 +301,11 @@ impl Input {
         inner.is_over.set(true);
         Ok(rest)
     }
+}
+
+/// The client sent nothing of the body for too long.
+fn too_slow(py: Python<'_>) -> PyErr {
+    stock::invalid_client_input(py, "the body did not come in time", 408)
 }
 
 fn limit_of(size: Option<isize>) -> Option<usize> {
@@ -322,7 +342,7 @@ impl Input {
             Ok(connection) => Source::Connection(connection.unbind()),
             Err(other) => Source::File(other.into_inner().unbind()),
         };
-        Ok(Self::make(source, socket, kind, content_length, expects_continue))
+        Ok(Self::make(source, socket, kind, content_length, expects_continue, None))
     }
 
     /// read(length=None) -> bytes

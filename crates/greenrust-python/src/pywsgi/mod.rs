@@ -1,12 +1,13 @@
 //! `gevent.pywsgi`'s native part: a WSGI server's connections, from the socket's bytes to the application and back.
 //!
 //! ```text
+//! service      what the connections of a server share: limits, time-outs, who is idle
 //! handler      the life of a connection and of a request; calls Python only for what a subclass overrides
 //!   connection   the bytes: buffered reading, whole writing          (gevent: handler.rfile)
 //!   environ      head of the request -> environment
 //!   input        body of the request -> wsgi.input
 //!   response     status and headers of the application -> head of the response
-//!   access_log   the line for each request
+//!   access_log   the line for each request; log_format: the shapes that it can have
 //!   text         latin-1 strings, environment keys
 //!   stock        which classes are ours, and so what is overridden
 //! ```
@@ -19,7 +20,9 @@ mod connection;
 mod environ;
 mod handler;
 mod input;
+mod log_format;
 mod response;
+mod service;
 mod stock;
 mod text;
 
@@ -42,6 +45,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<handler::Handler>()?;
     module.add_class::<input::Input>()?;
     module.add_class::<connection::Connection>()?;
+    module.add_class::<service::Service>()?;
+    module.add_class::<service::Seat>()?;
+    module.add_function(wrap_pyfunction!(handler::serve_connection, module)?)?;
     module.add_function(wrap_pyfunction!(format_date_time, module)?)?;
     module.add_function(wrap_pyfunction!(stock::set_pywsgi_classes, module)?)
 }

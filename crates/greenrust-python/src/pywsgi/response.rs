@@ -18,6 +18,8 @@ pub struct Provided {
     pub connection: Option<Py<PyAny>>,
     pub date: Option<Py<PyAny>>,
     pub content_length: Option<Py<PyAny>>,
+    /// Whether there is a `Server`.
+    pub server: bool,
     /// Whether `Connection` has the option `close`.
     pub closes: bool,
 }
@@ -78,6 +80,7 @@ pub fn encode(head: &mut Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_,
             .map_err(|error| refused(error, if error == ResponseError::HeaderName { &name } else { &value }))?;
         match name_bytes.len() {
             4 if name_bytes.eq_ignore_ascii_case(b"date") => provided.date = Some(value.unbind()),
+            6 if name_bytes.eq_ignore_ascii_case(b"server") => provided.server = true,
             10 if name_bytes.eq_ignore_ascii_case(b"connection") => {
                 provided.closes |= value_bytes
                     .split(|&byte| byte == b',')
@@ -128,6 +131,14 @@ pub fn list_of<'py>(py: Python<'py>, head: &[u8]) -> PyResult<Bound<'py, PyList>
         list.append((PyBytes::new(py, &line[..colon]), PyBytes::new(py, value)))?;
     }
     Ok(list)
+}
+
+/// The value of a field of an encoded head; the first one's.
+pub fn field_of<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    head.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        line[..colon].eq_ignore_ascii_case(name.as_bytes()).then(|| line[colon + 1..].trim_ascii())
+    })
 }
 
 /// The bytes of a status or field that a handler's attribute has: bytes, or a string in latin-1.

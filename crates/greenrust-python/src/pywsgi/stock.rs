@@ -68,6 +68,8 @@ impl Overrides {
 struct Stock {
     methods: Vec<(Step, Py<PyAny>, Py<pyo3::types::PyString>)>,
     get_environ: Py<PyAny>,
+    handle_connection: Py<PyAny>,
+    handle: Py<PyAny>,
     no_log: Py<PyType>,
     invalid_client_request: Py<PyAny>,
     invalid_client_input: Py<PyAny>,
@@ -99,6 +101,8 @@ pub fn set_pywsgi_classes(
     let stock = Stock {
         methods,
         get_environ: server.getattr("get_environ")?.unbind(),
+        handle_connection: server.getattr("handle")?.unbind(),
+        handle: handler.getattr("handle")?.unbind(),
         no_log,
         invalid_client_request,
         invalid_client_input,
@@ -148,6 +152,21 @@ pub fn has_stock_get_environ(server: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
 }
 
+/// Whether `handle`, which a server calls for each connection, is the method of our server's class.
+pub fn is_stock_handle(handle: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = handle.py();
+    match handle.getattr_opt(intern!(py, "__func__"))? {
+        Some(function) => Ok(function.is(&stock(py)?.handle_connection)),
+        None => Ok(false),
+    }
+}
+
+/// Whether `handler.handle` is ours.
+pub fn has_stock_handle(handler: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = handler.py();
+    Ok(handler.get_type().getattr(intern!(py, "handle"))?.is(&stock(py)?.handle))
+}
+
 /// Whether `log` is the one that writes nothing.
 #[inline]
 pub fn is_no_log(log: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -161,9 +180,14 @@ pub fn invalid_client_request(py: Python<'_>, message: &str, status: u16) -> PyR
     Ok(PyErr::from_value(error))
 }
 
-/// `_InvalidClientInput`: the body is malformed.
-pub fn invalid_client_input(py: Python<'_>, message: &str) -> PyErr {
-    match stock(py).and_then(|stock| stock.invalid_client_input.bind(py).call1((message,))) {
+/// `_InvalidClientInput`: the body is malformed, or too large; `status` is that of the answer.
+pub fn invalid_client_input(py: Python<'_>, message: &str, status: u16) -> PyErr {
+    let made = stock(py).and_then(|stock| {
+        let error = stock.invalid_client_input.bind(py).call1((message,))?;
+        error.setattr(intern!(py, "status_code"), status)?;
+        Ok(error)
+    });
+    match made {
         Ok(error) => PyErr::from_value(error),
         Err(error) => error,
     }

@@ -122,8 +122,8 @@ impl TrustedProxies {
 
 /// Returns the scheme, `http` or `https`, by the values of `X-Forwarded-Proto` that a trusted peer sent: the last one's.
 #[must_use]
-pub fn forwarded_scheme<'a>(values: impl DoubleEndedIterator<Item = &'a [u8]>) -> Option<&'static str> {
-    let last = values.rev().next()?.rsplit(|&byte| byte == b',').next()?;
+pub fn forwarded_scheme<'a>(mut values: impl DoubleEndedIterator<Item = &'a [u8]>) -> Option<&'static str> {
+    let last = values.next_back()?.rsplit(|&byte| byte == b',').next()?;
     match trim_whitespace(last) {
         scheme if scheme.eq_ignore_ascii_case(b"https") => Some("https"),
         scheme if scheme.eq_ignore_ascii_case(b"http") => Some("http"),

@@ -1,0 +1,730 @@
+//! What the connections of one server share: limits, time-outs, and who is connected.
+//!
+//! A connection is *serving* (a request is in work), *waiting* (its greenlet waits for a request's head) or *dozing*: it
+//! was idle for [`DOZE_AFTER`], and its greenlet has ended. A dozing connection is a socket, a call that the hub makes
+//! when bytes arrive, and a timer; it holds no stack. The call spawns a new greenlet, which serves on.
+//!
+//! ```text
+//! enter ──► serving ⇄ waiting ──idle──► dozing ──bytes──► serving (a new greenlet)
+//!              └────────┴── leave ◄───────┴── keep_alive_timeout, drain, eviction
+//! ```
+//!
+//! Waiting and dozing connections form a list, the one that waits longest first. When there are `max_connections`, it is
+//! closed for the sake of a new one: a client that opens connections and sends nothing keeps nobody out.
+
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use greenrust::clock::Instant;
+use greenrust::http::{RequestLimits, TrustedProxies};
+use greenrust::hub::{Alarm, Direction, Hub, TimerAction};
+use greenrust::timers::TimerKey;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
+use slab::Slab;
+
+use super::handler;
+use super::log_format::LogFormat;
+use crate::gil::Gil;
+use crate::host;
+use crate::hub as py_hub;
+
+/// How long a connection is idle before its greenlet ends.
+pub const DOZE_AFTER: Duration = Duration::from_secs(1);
+
+/// How long an idle connection of a server that is being drained may still bring the request that is on its way.
+pub const LAST_REQUEST_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a connection has waited for a head before it may be closed for the sake of a new one.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(1);
+
+/// After which time a full server looks again whether some connection has waited long enough.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// How many waiting connections are looked at in search of one to close.
+const CANDIDATES: usize = 64;
+
+const NONE: usize = usize::MAX;
+
+/// What a connection needs to know, by value.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub head: RequestLimits,
+    /// The largest body of a request, bytes.
+    pub body_bytes: Option<u64>,
+    /// From the begin of a connection, or a head's first byte, to its last one.
+    pub header_timeout: Option<Duration>,
+    /// Between two pieces of a body.
+    pub body_timeout: Option<Duration>,
+    /// Without any byte taken by the peer.
+    pub write_timeout: Option<Duration>,
+    /// Between two requests.
+    pub keep_alive_timeout: Option<Duration>,
+}
+
+impl Bounds {
+    /// What holds for a handler whose server is none of ours.
+    pub const DEFAULT: Self = Self {
+        head: RequestLimits::DEFAULT,
+        body_bytes: None,
+        header_timeout: None,
+        body_timeout: None,
+        write_timeout: None,
+        keep_alive_timeout: None,
+    };
+}
+
+#[derive(Default)]
+struct Entry {
+    descriptor: RawFd,
+    /// Tells an entry from a later one in its place.
+    serial: u64,
+    is_waiting: bool,
+    /// Since when it waits; not noted where it will doze before it matters.
+    since: Option<Instant>,
+    is_evicted: bool,
+    /// Times the connection's waits.
+    alarm: Option<Alarm>,
+    /// The greenlet that serves it.
+    greenlet: usize,
+    dozing: Option<Doze>,
+    previous: usize,
+    next: usize,
+}
+
+struct Doze {
+    /// The arguments of `serve_connection`.
+    arguments: Py<PyTuple>,
+    timer: Option<TimerKey>,
+}
+
+struct Inner {
+    bounds: Bounds,
+    max_connections: usize,
+    server_header: Option<Vec<u8>>,
+    log_format: LogFormat,
+    trusted: TrustedProxies,
+    proxy_protocol: bool,
+    /// Whether greenlets are spawned for single connections, and so may end before these do.
+    may_doze: Cell<bool>,
+    entries: RefCell<Slab<Entry>>,
+    by_descriptor: RefCell<HashMap<RawFd, usize>>,
+    serial: Cell<u64>,
+    first_waiting: Cell<usize>,
+    last_waiting: Cell<usize>,
+    /// Connections that are told to end for the sake of new ones, and haven't yet.
+    evicting: Cell<usize>,
+    is_draining: Cell<bool>,
+    /// Nothing is accepted until there is room.
+    is_short: Cell<bool>,
+    is_retry_pending: Cell<bool>,
+    on_change: RefCell<Option<Py<PyAny>>>,
+}
+
+/// What the connections of a server share. Its parameters are those of `gevent.pywsgi.WSGIServer`.
+#[pyclass(name = "WSGIService", module = "gevent._greenrust", frozen)]
+pub struct Service {
+    inner: Gil<Inner>,
+}
+
+/// A connection's place among those of its service; given up when the object goes.
+#[pyclass(name = "WSGISeat", module = "gevent._greenrust", frozen)]
+pub struct Seat {
+    service: Py<Service>,
+    key: usize,
+    serial: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.service.get().leave(self.key, self.serial);
+    }
+}
+
+impl Seat {
+    /// The service.
+    pub fn service(&self) -> &Py<Service> {
+        &self.service
+    }
+
+    /// Notes which greenlet serves the connection.
+    pub fn begin_serving(&self) {
+        let running = Hub::current().running().address();
+        if let Some(entry) = self.service.get().inner.entries.borrow_mut().get_mut(self.key) {
+            entry.greenlet = running;
+        }
+    }
+}
+
+// -- parameters -------------------------------------------------------------------------------------------------------
+
+struct Options<'a, 'py>(&'a Bound<'py, PyDict>);
+
+impl<'py> Options<'_, 'py> {
+    /// Returns the option if it was given and is not None.
+    fn get(&self, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(self.0.get_item(name)?.filter(|value| !value.is_none()))
+    }
+
+    fn wrong_type(name: &str, wanted: &str, value: &Bound<'_, PyAny>) -> PyErr {
+        match value.repr() {
+            Ok(repr) => PyTypeError::new_err(format!("{name} must be {wanted}, not {repr}")),
+            Err(error) => error,
+        }
+    }
+
+    fn wrong_value(name: &str, wanted: &str, value: &Bound<'_, PyAny>) -> PyErr {
+        match value.repr() {
+            Ok(repr) => PyValueError::new_err(format!("{name} must be {wanted}, not {repr}")),
+            Err(error) => error,
+        }
+    }
+
+    fn seconds(&self, name: &str) -> PyResult<Option<Duration>> {
+        const WANTED: &str = "a number of seconds more than 0, or None for no limit";
+        let Some(value) = self.get(name)? else { return Ok(None) };
+        let seconds = match value.extract::<f64>() {
+            Ok(seconds) if !value.is_instance_of::<PyBool>() => seconds,
+            _ => return Err(Self::wrong_type(name, WANTED, &value)),
+        };
+        if !seconds.is_finite() || seconds <= 0.0 {
+            return Err(Self::wrong_value(name, WANTED, &value));
+        }
+        Ok(Some(py_hub::duration(seconds)))
+    }
+
+    fn number(&self, name: &str, least: u64) -> PyResult<Option<u64>> {
+        let Some(value) = self.get(name)? else { return Ok(None) };
+        let wanted = format!("an integer of {least} or more");
+        if value.is_instance_of::<PyBool>() || !value.is_instance_of::<pyo3::types::PyInt>() {
+            return Err(Self::wrong_type(name, &wanted, &value));
+        }
+        match value.extract::<u64>() {
+            Ok(number) if number >= least => Ok(Some(number)),
+            _ => Err(Self::wrong_value(name, &wanted, &value)),
+        }
+    }
+
+    fn flag(&self, name: &str, default: bool) -> PyResult<bool> {
+        match self.get(name)? {
+            None => Ok(default),
+            Some(value) => match value.cast::<PyBool>() {
+                Ok(flag) => Ok(flag.is_true()),
+                Err(_) => Err(Self::wrong_type(name, "True or False", &value)),
+            },
+        }
+    }
+
+    fn text(&self, name: &str) -> PyResult<Option<String>> {
+        match self.get(name)? {
+            None => Ok(None),
+            Some(value) => match value.cast::<PyString>() {
+                Ok(text) => Ok(Some(text.to_string())),
+                Err(_) => Err(Self::wrong_type(name, "a string or None", &value)),
+            },
+        }
+    }
+
+    /// Sizes are at most as large as memory.
+    fn size(&self, name: &str, least: u64, default: usize) -> PyResult<usize> {
+        Ok(self.number(name, least)?.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX)))
+    }
+
+    fn trusted(&self, name: &str) -> PyResult<TrustedProxies> {
+        let mut trusted = TrustedProxies::default();
+        let Some(value) = self.get(name)? else { return Ok(trusted) };
+        let wanted = "a list of addresses and networks, '*' or 'unix'";
+        let one = value.cast::<PyString>().is_ok();
+        let texts: Vec<String> = if one {
+            value.to_string().split(',').map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
+        } else {
+            let items = value.try_iter().map_err(|_| Self::wrong_type(name, wanted, &value))?;
+            items.map(|item| Ok(item?.str()?.to_string())).collect::<PyResult<_>>()?
+        };
+        for text in texts {
+            trusted
+                .add(&text)
+                .map_err(|reason| PyValueError::new_err(format!("{name} has an item that is {reason}: {text:?}")))?;
+        }
+        Ok(trusted)
+    }
+}
+
+impl Inner {
+    fn new(options: &Options<'_, '_>) -> PyResult<Self> {
+        let default = RequestLimits::DEFAULT;
+        let log_format = match options.text("log_format")? {
+            None => LogFormat::Standard,
+            Some(text) => LogFormat::parse(&text)
+                .map_err(|reason| PyValueError::new_err(format!("log_format is malformed: {reason}: {text:?}")))?,
+        };
+        let server_header = match options.text("server_header")? {
+            None => None,
+            Some(value) => {
+                let value = value.into_bytes();
+                if value.is_empty() || !value.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+                    return Err(PyValueError::new_err(format!(
+                        "server_header must be printable ASCII, not {:?}",
+                        String::from_utf8_lossy(&value)
+                    )));
+                }
+                Some(value)
+            }
+        };
+        Ok(Self {
+            bounds: Bounds {
+                head: RequestLimits {
+                    request_line_bytes: options.size("max_request_line", 16, default.request_line_bytes)?,
+                    header_bytes: options.size("max_header_bytes", 16, default.header_bytes)?,
+                    header_count: options.size("max_header_count", 1, default.header_count)?,
+                    requires_host: options.flag("require_host", true)?,
+                },
+                body_bytes: options.number("max_body_bytes", 0)?,
+                header_timeout: options.seconds("header_timeout")?,
+                body_timeout: options.seconds("body_timeout")?,
+                write_timeout: options.seconds("write_timeout")?,
+                keep_alive_timeout: options.seconds("keep_alive_timeout")?,
+            },
+            max_connections: options.size("max_connections", 1, usize::MAX)?,
+            server_header,
+            log_format,
+            trusted: options.trusted("trusted_proxies")?,
+            proxy_protocol: options.flag("proxy_protocol", false)?,
+            may_doze: Cell::new(false),
+            entries: RefCell::default(),
+            by_descriptor: RefCell::default(),
+            serial: Cell::new(0),
+            first_waiting: Cell::new(NONE),
+            last_waiting: Cell::new(NONE),
+            evicting: Cell::new(0),
+            is_draining: Cell::new(false),
+            is_short: Cell::new(false),
+            is_retry_pending: Cell::new(false),
+            on_change: RefCell::default(),
+        })
+    }
+
+    fn unlink(&self, entries: &mut Slab<Entry>, key: usize) {
+        let (previous, next) = match entries.get_mut(key) {
+            Some(entry) if entry.is_waiting => {
+                entry.is_waiting = false;
+                entry.since = None;
+                (entry.previous, entry.next)
+            }
+            _ => return,
+        };
+        match entries.get_mut(previous) {
+            Some(entry) => entry.next = next,
+            None => self.first_waiting.set(next),
+        }
+        match entries.get_mut(next) {
+            Some(entry) => entry.previous = previous,
+            None => self.last_waiting.set(previous),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.entries.borrow().len() - self.evicting.get() < self.max_connections
+    }
+}
+
+// -- what connections say ---------------------------------------------------------------------------------------------
+
+impl Service {
+    pub fn bounds(&self) -> Bounds {
+        self.inner.bounds
+    }
+
+    pub fn server_header(&self) -> Option<&[u8]> {
+        self.inner.server_header.as_deref()
+    }
+
+    pub fn log_format(&self) -> &LogFormat {
+        &self.inner.log_format
+    }
+
+    /// Whose word about the client is taken.
+    pub fn trusted(&self) -> &TrustedProxies {
+        &self.inner.trusted
+    }
+
+    pub fn expects_proxy_header(&self) -> bool {
+        self.inner.proxy_protocol
+    }
+
+    #[inline]
+    pub fn may_doze(&self) -> bool {
+        self.inner.may_doze.get()
+    }
+
+    #[inline]
+    pub fn is_draining(&self) -> bool {
+        self.inner.is_draining.get()
+    }
+
+    /// The entry of the connection with this descriptor.
+    pub fn find(&self, descriptor: RawFd) -> Option<usize> {
+        self.inner.by_descriptor.borrow().get(&descriptor).copied()
+    }
+
+    /// Notes by which alarm the connection's waits are timed.
+    pub fn set_alarm(&self, key: usize, alarm: &Alarm) {
+        if let Some(entry) = self.inner.entries.borrow_mut().get_mut(key) {
+            entry.alarm = Some(alarm.clone());
+        }
+    }
+
+    /// Notes that the connection waits for a head, perhaps since when.
+    #[inline]
+    pub fn note_waiting(&self, key: usize, since: Option<Instant>) {
+        let inner = &*self.inner;
+        let mut entries = inner.entries.borrow_mut();
+        let last = inner.last_waiting.get();
+        let Some(entry) = entries.get_mut(key) else { return };
+        entry.since = entry.since.or(since);
+        if entry.is_waiting {
+            return;
+        }
+        entry.is_waiting = true;
+        entry.previous = last;
+        entry.next = NONE;
+        inner.last_waiting.set(key);
+        match entries.get_mut(last) {
+            Some(entry) => entry.next = key,
+            None => inner.first_waiting.set(key),
+        }
+    }
+
+    /// Notes that a request is in work.
+    #[inline]
+    pub fn note_serving(&self, key: usize) {
+        self.inner.unlink(&mut self.inner.entries.borrow_mut(), key);
+    }
+
+    /// Whether the connection is to end, for the sake of a new one.
+    pub fn is_evicted(&self, key: usize) -> bool {
+        self.inner.entries.borrow().get(key).is_some_and(|entry| entry.is_evicted)
+    }
+
+    fn leave(&self, key: usize, serial: u64) {
+        let inner = &*self.inner;
+        let removed = {
+            let mut entries = inner.entries.borrow_mut();
+            match entries.get(key) {
+                Some(entry) if entry.serial == serial => {
+                    inner.unlink(&mut entries, key);
+                    entries.remove(key)
+                }
+                _ => return,
+            }
+        };
+        {
+            let mut by_descriptor = inner.by_descriptor.borrow_mut();
+            if by_descriptor.get(&removed.descriptor) == Some(&key) {
+                by_descriptor.remove(&removed.descriptor);
+            }
+        }
+        if removed.is_evicted {
+            inner.evicting.set(inner.evicting.get() - 1);
+        }
+        drop(removed);
+        if inner.is_draining.get() || (inner.is_short.get() && inner.has_room()) {
+            inner.is_short.set(false);
+            self.tell();
+        }
+    }
+
+    /// Has the server told, in its hub, that there are fewer connections.
+    fn tell(&self) {
+        // Seats end with the GIL held.
+        Python::attach(|py| {
+            let callback = self.inner.on_change.borrow().as_ref().map(|callback| callback.clone_ref(py));
+            if let (Some(callback), Some(hub)) = (callback, Hub::if_current()) {
+                hub.push_call(move |_| {
+                    Python::attach(|py| {
+                        if let Err(error) = callback.call0(py) {
+                            py_hub::handle_error(py, None, error);
+                        }
+                    });
+                });
+            }
+        });
+    }
+
+    /// Lets the connection doze for at most `longest`: `arguments` are those that `serve_connection` is called with when
+    /// bytes arrive. They hold the connection's seat.
+    pub fn doze(
+        slf: &Bound<'_, Self>,
+        seat: &Seat,
+        arguments: Bound<'_, PyTuple>,
+        longest: Option<Duration>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let (key, serial) = (seat.key, seat.serial);
+        let hub = py_hub::ensure(py)?;
+        let descriptor = {
+            let entries = slf.get().inner.entries.borrow();
+            let Some(entry) = entries.get(key).filter(|entry| entry.serial == serial) else { return Ok(()) };
+            entry.descriptor
+        };
+        let timer = longest.map(|longest| {
+            let service = slf.clone().unbind();
+            let action = TimerAction::Call(Box::new(move |_| {
+                Python::attach(|py| {
+                    service.bind(py).get().end_doze(py, key, serial);
+                });
+            }));
+            hub.add_timer(hub.clock().now().after(longest), action, false)
+        });
+        if let Some(entry) = slf.get().inner.entries.borrow_mut().get_mut(key) {
+            entry.alarm = None;
+            entry.greenlet = 0;
+            entry.dozing = Some(Doze { arguments: arguments.unbind(), timer });
+        }
+        slf.get().note_waiting(key, None);
+        let service = slf.clone().unbind();
+        hub.call_when_ready(descriptor, Direction::Read, move |_| {
+            Python::attach(|py| service.bind(py).get().rouse(py, key, serial));
+        });
+        Ok(())
+    }
+
+    /// Ends a doze and returns what was kept for its end.
+    fn take_doze(&self, key: usize, serial: u64) -> Option<(Py<PyTuple>, RawFd)> {
+        let mut entries = self.inner.entries.borrow_mut();
+        let entry = entries.get_mut(key).filter(|entry| entry.serial == serial)?;
+        let Doze { arguments, timer } = entry.dozing.take()?;
+        let descriptor = entry.descriptor;
+        self.inner.unlink(&mut entries, key);
+        drop(entries);
+        let hub = Hub::if_current()?;
+        if let Some(timer) = timer {
+            hub.remove_timer(timer);
+        }
+        Some((arguments, descriptor))
+    }
+
+    /// Serves a dozing connection on, in a new greenlet.
+    fn rouse(&self, py: Python<'_>, key: usize, serial: u64) {
+        let Some((arguments, _)) = self.take_doze(key, serial) else { return };
+        let arguments = arguments.bind(py);
+        if let Err(error) = handler::spawn_serving(arguments) {
+            py_hub::handle_error(py, None, error);
+            close_socket(arguments);
+        }
+    }
+
+    /// Closes a dozing connection.
+    fn end_doze(&self, py: Python<'_>, key: usize, serial: u64) -> bool {
+        let Some((arguments, descriptor)) = self.take_doze(key, serial) else { return false };
+        if let Some(hub) = Hub::if_current() {
+            hub.cancel_call(descriptor, Direction::Read);
+        }
+        close_socket(arguments.bind(py));
+        // The seat may live on for a while, in a greenlet that has ended.
+        self.leave(key, serial);
+        true
+    }
+
+    /// Has a waiting connection's greenlet look up, at `deadline` at the latest.
+    fn hasten(&self, hub: &Hub, key: usize, deadline: Instant) {
+        let parts = self.inner.entries.borrow().get(key).map(|entry| (entry.alarm.clone(), entry.descriptor));
+        match parts {
+            Some((Some(alarm), _)) => alarm.hasten(hub, deadline),
+            // It waits in a method of its socket, a TLS socket's for instance.
+            Some((None, descriptor)) => hub.cancel_waiters(descriptor, Direction::Read),
+            None => {}
+        }
+    }
+
+    /// Finds a connection to close for the sake of a new one.
+    fn candidate(&self, now: Instant) -> Option<usize> {
+        let entries = self.inner.entries.borrow();
+        let mut key = self.inner.first_waiting.get();
+        for _ in 0..CANDIDATES {
+            let entry = entries.get(key)?;
+            let is_old = entry.since.is_some_and(|since| now.since(since) >= EVICTABLE_AFTER);
+            if !entry.is_evicted && (entry.dozing.is_some() || is_old) {
+                return Some(key);
+            }
+            key = entry.next;
+        }
+        None
+    }
+}
+
+/// Closes the socket of a dozing connection. Errors don't matter: the connection ends.
+fn close_socket(arguments: &Bound<'_, PyTuple>) {
+    if let Ok(socket) = arguments.get_item(2) {
+        let _ = socket.call_method0(intern!(arguments.py(), "close"));
+    }
+}
+
+#[pymethods]
+impl Service {
+    #[new]
+    fn new(options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        Ok(Self { inner: Gil::new(Inner::new(&Options(options))?) })
+    }
+
+    /// enter(descriptor) -> WSGISeat
+    ///
+    /// Counts a new connection, until the seat goes.
+    fn enter(slf: &Bound<'_, Self>, descriptor: RawFd) -> PyResult<Py<Seat>> {
+        let inner = &*slf.get().inner;
+        let serial = inner.serial.get() + 1;
+        inner.serial.set(serial);
+        let entry = Entry { descriptor, serial, previous: NONE, next: NONE, ..Entry::default() };
+        let key = inner.entries.borrow_mut().insert(entry);
+        inner.by_descriptor.borrow_mut().insert(descriptor, key);
+        Py::new(slf.py(), Seat { service: slf.clone().unbind(), key, serial })
+    }
+
+    /// make_room() -> bool
+    ///
+    /// Whether another connection can be taken. If there are `max_connections` already, the one that waits longest for a
+    /// head is closed, if it has waited for a second; if there is none, `on_change` is called when there may be room.
+    fn make_room(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        let inner = &*this.inner;
+        if inner.has_room() {
+            return Ok(true);
+        }
+        let hub = py_hub::ensure(py)?;
+        let now = hub.clock().now();
+        while !inner.has_room() {
+            let Some(key) = this.candidate(now) else {
+                inner.is_short.set(true);
+                if !inner.is_retry_pending.replace(true) {
+                    let service = slf.clone().unbind();
+                    let action = TimerAction::Call(Box::new(move |_| {
+                        let service = service.get();
+                        service.inner.is_retry_pending.set(false);
+                        service.tell();
+                    }));
+                    hub.add_timer(now.after(RETRY_AFTER), action, false);
+                }
+                return Ok(false);
+            };
+            let serial = inner.entries.borrow()[key].serial;
+            if this.end_doze(py, key, serial) {
+                continue;
+            }
+            inner.entries.borrow_mut()[key].is_evicted = true;
+            inner.evicting.set(inner.evicting.get() + 1);
+            this.hasten(hub, key, now);
+        }
+        Ok(true)
+    }
+
+    /// drain()
+    ///
+    /// Closes idle connections, and those in work after their next answer.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        let inner = &*self.inner;
+        inner.is_draining.set(true);
+        let waiting: Vec<_> = {
+            let entries = inner.entries.borrow();
+            entries.iter().filter(|(_, entry)| entry.is_waiting).map(|(key, entry)| (key, entry.serial)).collect()
+        };
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let hub = py_hub::ensure(py)?;
+        let deadline = hub.clock().now().after(LAST_REQUEST_PATIENCE);
+        for (key, serial) in waiting {
+            if !self.end_doze(py, key, serial) {
+                self.hasten(hub, key, deadline);
+            }
+        }
+        Ok(())
+    }
+
+    /// reopen()
+    ///
+    /// Ends the draining: connections are kept again.
+    fn reopen(&self) {
+        self.inner.is_draining.set(false);
+    }
+
+    /// others() -> int
+    ///
+    /// The number of connections but that which the calling greenlet serves.
+    fn others(&self, py: Python<'_>) -> usize {
+        let running = host::runtime(py).running().address();
+        self.inner.entries.borrow().iter().filter(|(_, entry)| entry.greenlet != running).count()
+    }
+
+    /// The number of connections.
+    fn __len__(&self) -> usize {
+        self.inner.entries.borrow().len()
+    }
+
+    /// A service without connections is one, too.
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    /// How many connections doze: they are idle, and no greenlet waits for them.
+    #[getter]
+    fn dozing(&self) -> usize {
+        self.inner.entries.borrow().iter().filter(|(_, entry)| entry.dozing.is_some()).count()
+    }
+
+    /// Whether the service is being drained.
+    #[getter]
+    fn draining(&self) -> bool {
+        self.is_draining()
+    }
+
+    /// Whether idle connections may do without a greenlet.
+    #[getter(may_doze)]
+    fn get_may_doze(&self) -> bool {
+        self.may_doze()
+    }
+
+    #[setter(may_doze)]
+    fn set_may_doze(&self, may_doze: bool) {
+        self.inner.may_doze.set(may_doze);
+    }
+
+    /// What is called when there is room again, and, while draining, for each connection that has ended.
+    #[getter]
+    fn on_change(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.inner.on_change.borrow().as_ref().map(|callback| callback.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_on_change(&self, callback: Option<Py<PyAny>>) {
+        let former = self.inner.on_change.replace(callback);
+        drop(former);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(inner) = self.inner.if_made() else { return Ok(()) };
+        if let Ok(callback) = inner.on_change.try_borrow() {
+            visit.call(&*callback)?;
+        }
+        if let Ok(entries) = inner.entries.try_borrow() {
+            for (_, entry) in entries.iter() {
+                if let Some(doze) = &entry.dozing {
+                    visit.call(&doze.arguments)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let callback = self.inner.on_change.take();
+        drop(callback);
+    }
+}

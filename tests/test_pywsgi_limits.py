@@ -1,0 +1,392 @@
+"""pywsgi's limits and time-outs, who is closed when there are too many, and how a server ends."""
+import io
+import re
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIHandler, WSGIServer
+from http_client import Client, hello
+from implementation import run_script
+
+pytestmark = pytest.mark.ours_only("the real gevent has no limits but that of the request line, and no time-outs")
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(application, **options):
+        options.setdefault("log", None)
+        options.setdefault("error_log", io.StringIO())
+        server = WSGIServer(("127.0.0.1", 0), application, **options)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(timeout=1)
+
+
+def read_body(environ, start_response):
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [body]
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "request_head", "status"),
+    [
+        ({"max_request_line": 30}, b"GET /4567890123456 HTTP/1.1\r\nHost: t\r\n\r\n", 200),
+        ({"max_request_line": 30}, b"GET /4567890123456789012 HTTP/1.1\r\nHost: t\r\n\r\n", 414),
+        ({"max_header_bytes": 40}, b"GET / HTTP/1.1\r\nHost: t\r\nX: 123456789\r\n\r\n", 200),
+        ({"max_header_bytes": 40}, b"GET / HTTP/1.1\r\nHost: t\r\nX: " + b"1" * 30 + b"\r\n\r\n", 431),
+        ({"max_header_count": 2}, b"GET / HTTP/1.1\r\nHost: t\r\nX: 1\r\n\r\n", 200),
+        ({"max_header_count": 2}, b"GET / HTTP/1.1\r\nHost: t\r\nX: 1\r\nY: 1\r\n\r\n", 431),
+        ({}, b"GET / HTTP/1.1\r\n\r\n", 400),
+        ({"require_host": False}, b"GET / HTTP/1.1\r\n\r\n", 200),
+        ({"max_body_bytes": 4}, b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbody", 200),
+        ({"max_body_bytes": 4}, b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nbody!", 413),
+        ({"max_body_bytes": 4}, b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                b"4\r\nbody\r\n0\r\n\r\n", 200),
+        ({"max_body_bytes": 4}, b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                b"4\r\nbody\r\n1\r\n!\r\n0\r\n\r\n", 413),
+    ],
+)
+def test_size_beyond_its_limit_is_refused_and_the_connection_closed(serve, options, request_head, status):
+    with Client(serve(read_body, **options)) as client:
+        client.send(request_head)
+        assert client.answer()[0] == status
+        if status == 200:
+            client.send(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.answer()[0] == 200
+        assert client.at_end()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_request_line": 0}, ValueError),
+        ({"max_request_line": "8k"}, TypeError),
+        ({"max_header_count": -1}, ValueError),
+        ({"max_body_bytes": 1.5}, TypeError),
+        ({"max_connections": 0}, ValueError),
+        ({"max_connections": True}, TypeError),
+        ({"header_timeout": 0}, ValueError),
+        ({"header_timeout": float("nan")}, ValueError),
+        ({"keep_alive_timeout": "1"}, TypeError),
+        ({"write_timeout": -1}, ValueError),
+        ({"require_host": 1}, TypeError),
+        ({"log_format": "%z"}, ValueError),
+        ({"server_header": "a\r\nb"}, ValueError),
+        ({"trusted_proxies": ["localhost"]}, ValueError),
+        ({"trusted_proxies": 5}, TypeError),
+        ({"proxy_protocol": "v1"}, TypeError),
+    ],
+)
+def test_senseless_parameter_is_refused_by_name(options, error):
+    (name, value), = options.items()
+    with pytest.raises(error, match=name) as raised:
+        WSGIServer(("127.0.0.1", 0), hello, **options)
+    shown = value[0] if isinstance(value, list) else value
+    assert str(shown) in str(raised.value) or repr(shown)[1:-1] in str(raised.value)
+
+
+# -- time-outs ------------------------------------------------------------------------------------------------------
+
+
+def test_head_that_does_not_end_in_time_is_answered_by_408(serve):
+    with Client(serve(hello, header_timeout=0.05)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost:")
+        assert client.answer()[0] == 408
+        assert client.at_end()
+
+
+def test_single_bytes_do_not_prolong_the_time_for_a_head(serve):
+    with Client(serve(hello, header_timeout=0.2)) as client:
+        client.sock.settimeout(0.01)
+        client.send(b"GET / HTTP/1.1\r\nX: ")
+        data = b""
+        while not data:
+            client.send(b"x")
+            try:
+                data = client.sock.recv(100)
+            except TimeoutError:
+                pass
+    assert data.startswith(b"HTTP/1.1 408 ")
+
+
+def test_silent_new_connection_is_closed(serve):
+    with Client(serve(hello, header_timeout=0.05)) as client:
+        assert client.at_end()
+
+
+def test_idle_connection_is_closed(serve):
+    with Client(serve(hello, keep_alive_timeout=0.05)) as client:
+        assert client.get()[0] == 200
+        assert client.at_end()
+
+
+def test_body_that_does_not_come_is_answered_by_408(serve):
+    with Client(serve(read_body, body_timeout=0.05)) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\nbod")
+        assert client.answer()[0] == 408
+        assert client.at_end()
+
+
+def test_client_that_reads_nothing_is_cut_off(serve, errors):
+    closed = Event()
+
+    class Body:
+        def __iter__(self):
+            while True:
+                yield b"x" * 100000
+
+        def close(self):
+            closed.set()
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return Body()
+
+    with Client(serve(application, write_timeout=0.05)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert closed.wait(30)
+    assert errors.getvalue() == ""
+
+
+# -- idle connections -----------------------------------------------------------------------------------------------
+
+
+def serve_dozing(serve, application, **options):
+    """Return a server and a client whose connection was served once, and has no greenlet any more."""
+    server = serve(application, **options)
+    client = Client(server)
+    assert client.get()[0] == 200
+    while server._service.dozing == 0:
+        gevent.sleep(0.05)
+    return server, client
+
+
+def test_connection_that_has_dozed_is_served_on(serve):
+    greenlets = []
+
+    class Handler(WSGIHandler):
+        pass
+
+    def application(environ, start_response):
+        greenlets.append(gevent.getcurrent())
+        return hello(environ, start_response)
+
+    server, client = serve_dozing(serve, application, handler_class=Handler)
+    with client:
+        assert greenlets[0].dead
+        # A piece of a head is kept while the rest is awaited.
+        client.send(b"GET / HTTP/1.1\r\nHo")
+        gevent.sleep(0.01)
+        client.send(b"st: t\r\n\r\n")
+        assert client.answer()[0] == 200
+        assert client.get()[0] == 200
+        assert len(server._service) == 1
+    assert greenlets[1] is greenlets[2] is not greenlets[0]
+
+
+def test_dozing_connection_ends_with_its_time(serve):
+    _, client = serve_dozing(serve, hello, keep_alive_timeout=1.2)
+    with client:
+        assert client.at_end()
+
+
+def test_dozing_connection_that_the_client_closes_is_forgotten(serve):
+    server, client = serve_dozing(serve, hello)
+    with client:
+        pass
+    while len(server._service):
+        gevent.sleep(0.01)
+
+
+def test_pool_keeps_the_greenlet_of_an_idle_connection(serve):
+    server = serve(hello, spawn=Pool(1))
+    with Client(server) as client:
+        assert client.get()[0] == 200
+        gevent.sleep(1.2)
+        assert server._service.dozing == 0
+        assert client.get()[0] == 200
+
+
+# -- too many -------------------------------------------------------------------------------------------------------
+
+
+def test_connection_that_waits_longest_is_closed_for_a_new_one(serve):
+    server = serve(hello, max_connections=2)
+    with Client(server) as first, Client(server) as second, Client(server) as third:
+        assert first.get()[0] == 200
+        assert second.get()[0] == 200
+        assert third.get()[0] == 200
+        assert first.at_end()
+        assert second.get()[0] == 200
+
+
+def test_connections_with_a_request_in_work_are_not_closed_for_new_ones(serve):
+    entered, go = Event(), Event()
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            entered.set()
+            go.wait()
+        return hello(environ, start_response)
+
+    server = serve(application, max_connections=1)
+    with Client(server) as slow, Client(server) as other:
+        slow.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert entered.wait(5)
+        other.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        # Time for many chances to be wrong.
+        gevent.sleep(0.6)
+        go.set()
+        assert slow.answer()[0] == 200
+        assert other.answer()[0] == 200
+
+
+def test_five_thousand_slow_heads_do_not_stop_service():
+    script = """
+        import resource
+        import gevent
+        from gevent import socket
+        from gevent.pywsgi import WSGIServer
+
+        COUNT = 5000
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = 2 * COUNT + 200
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            COUNT = (hard - 200) // 2
+            needed = hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+        def application(environ, start_response):
+            start_response("200 OK", [])
+            return [b"hello"]
+
+        server = WSGIServer(("127.0.0.1", 0), application, log=None, max_connections=COUNT, header_timeout=None)
+        server.start()
+        attackers = []
+        for number in range(COUNT):
+            attackers.append(socket.create_connection(server.address))
+            attackers[-1].sendall(b"GET / HTTP/1.1\\r\\nHost: t\\r\\nX-%d:" % number)
+        while len(server._service) < COUNT:
+            gevent.sleep(0.01)
+        for _ in range(20):
+            with socket.create_connection(server.address) as sock:
+                sock.sendall(b"GET / HTTP/1.1\\r\\nHost: t\\r\\nConnection: close\\r\\n\\r\\n")
+                with sock.makefile("rb") as file:
+                    assert file.read().endswith(b"hello")
+        assert len(server._service) <= COUNT + 20
+        print("served", COUNT)
+    """
+    assert re.search(r"served \d+", run_script(script).stdout)
+
+
+# -- the end of a server --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spawn", ["default", 10])
+def test_stop_answers_what_is_in_work_and_closes_the_idle(serve, spawn):
+    entered, go = Event(), Event()
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            entered.set()
+            go.wait()
+        return hello(environ, start_response)
+
+    server = serve(application, spawn=spawn)
+    with Client(server) as slow, Client(server) as idle, Client(server) as silent:
+        assert idle.get()[0] == 200
+        slow.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert entered.wait(5)
+        stopping = gevent.spawn(server.stop, timeout=30)
+        assert idle.at_end()
+        assert silent.at_end()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", slow.sock.getpeername()[1]))
+        assert not stopping.ready()
+        go.set()
+        status, headers, body = slow.answer()
+        assert (status, headers["connection"], body) == (200, "close", b"hello")
+        assert slow.at_end()
+        stopping.get(timeout=5)
+
+
+def test_stop_closes_dozing_connections_at_once(serve):
+    server, client = serve_dozing(serve, hello)
+    with client:
+        server.stop(timeout=30)
+        assert client.at_end()
+        assert len(server._service) == 0
+
+
+def test_stop_gives_up_after_its_timeout(serve):
+    entered, go = Event(), Event()
+
+    def application(environ, start_response):
+        entered.set()
+        go.wait()
+        return hello(environ, start_response)
+
+    server = serve(application)
+    with Client(server) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert entered.wait(5)
+        server.stop(timeout=0.05)
+        go.set()
+        assert client.answer()[0] == 200
+
+
+def test_server_can_be_stopped_by_a_request(serve):
+    def application(environ, start_response):
+        server.stop(timeout=30)
+        return hello(environ, start_response)
+
+    server = serve(application)
+    with Client(server) as client:
+        assert client.get()[1]["connection"] == "close"
+
+
+def test_request_that_is_on_its_way_when_the_server_stops_is_answered(serve):
+    server = serve(hello)
+    with Client(server) as client:
+        assert client.get()[0] == 200
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        # No switch in between: the server has not seen it.
+        server.close()
+        assert client.answer()[1]["connection"] == "close"
+        assert client.at_end()
+
+
+def test_stopped_server_can_be_started_again(serve):
+    server = serve(hello)
+    with Client(server) as client:
+        assert client.get()[0] == 200
+    server.stop()
+    server.set_listener(("127.0.0.1", 0))
+    server.set_spawn("default")
+    server.start()
+    with Client(server) as client:
+        assert client.get()[0] == 200
+        assert client.get()[1].get("connection") != "close"
+
+
+def test_two_servers_share_a_port(serve):
+    one = serve(hello, reuse_port=True)
+    two = WSGIServer(one.address, hello, log=None, reuse_port=True)
+    two.start()
+    try:
+        assert two.server_port == one.server_port
+    finally:
+        two.stop()
