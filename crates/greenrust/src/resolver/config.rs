@@ -36,10 +36,16 @@ impl Server {
     }
 
     /// Reads an address in digits. A port may stand behind a colon (`192.0.2.1:5353`, `[2001:db8::1]:5353`), the interface
-    /// of a link-local address behind `%`.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// of a link-local address behind `%`. `ports` are those for datagrams and for connections if there is none.
+    pub fn parse(text: &str, ports: (u16, u16)) -> Option<Self> {
         let text = text.trim();
-        text.parse().ok().or_else(|| parse_scoped(text)).map(Self::at)
+        if let Ok(address) = text.parse() {
+            return Some(Self::at(address));
+        }
+        let mut server = Self::at(parse_scoped(text)?);
+        server.datagram.set_port(ports.0);
+        server.stream.set_port(ports.1);
+        Some(server)
     }
 }
 
@@ -251,6 +257,18 @@ mod tests {
         assert_eq!((settings.ndots, settings.attempts), (15, 5));
         assert_eq!(settings.timeout, Duration::from_secs(30));
         assert!(settings.rotate && settings.stream_only && settings.no_aaaa && settings.single_request);
+    }
+
+    #[test]
+    fn a_server_may_have_ports_of_its_own() {
+        let ports = (1, 2);
+        let parse = |text| Server::parse(text, ports).map(|server| (server.datagram.to_string(), server.stream.port()));
+        assert_eq!(parse("192.0.2.1"), Some(("192.0.2.1:1".to_owned(), 2)));
+        assert_eq!(parse(" 2001:db8::1 "), Some(("[2001:db8::1]:1".to_owned(), 2)));
+        assert_eq!(parse("192.0.2.1:7"), Some(("192.0.2.1:7".to_owned(), 7)));
+        assert_eq!(parse("[2001:db8::1]:7"), Some(("[2001:db8::1]:7".to_owned(), 7)));
+        assert_eq!(parse("fe80::1%3"), Some(("[fe80::1%3]:1".to_owned(), 2)));
+        assert_eq!(parse("name.test"), None);
     }
 
     #[test]

@@ -41,7 +41,10 @@ use crate::timers::TimerKey;
 use crate::wait_queue::{WaitError, WaitQueue};
 
 /// How many questions are on their way at once, at most; the others wait for their turn.
-pub const IN_FLIGHT: usize = 256;
+///
+/// dnsmasq refuses a client's questions beyond 150 that it has to forward (`dns-forward-max`), and the default receive
+/// buffer of a Linux socket (208 KiB) has room for some 200 of them.
+pub const IN_FLIGHT: usize = 100;
 /// How many questions one UDP socket takes.
 pub const CHANNEL_USES: u32 = 32;
 /// How long an idle UDP socket is kept.
@@ -230,6 +233,11 @@ impl Exchange {
         let state = self.state.borrow();
         let streams = state.tasks.iter().filter(|(_, task)| matches!(task.place, Place::Stream(..))).count();
         (state.tasks.len(), state.channels.len() + streams)
+    }
+
+    /// Asks anew what waits, if this process is the child of a fork.
+    pub fn after_fork(&self) {
+        self.state.borrow_mut().check_process(Hub::current());
     }
 
     /// Forgets all answers.

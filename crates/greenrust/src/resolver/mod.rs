@@ -369,6 +369,12 @@ impl Resolver {
         self.inner.exchange.forget();
     }
 
+    /// Asks the questions that wait anew if this process is the child of a fork; else the first event does it. Does not
+    /// switch.
+    pub fn after_fork(&self) {
+        self.inner.exchange.after_fork();
+    }
+
     /// Closes the sockets and forgets all answers; who waits gets [`LookupError::TryAgain`]. It can be used again.
     pub fn close(&self) {
         self.inner.exchange.close();
@@ -413,6 +419,11 @@ impl Resolver {
         settings: &Rc<Settings>,
         deadline: Option<Instant>,
     ) -> Result<Host, LookupError> {
+        // As glibc: no server is asked for what is no host name, nor for the IPv4 address of a number.
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && !name.ends_with('.');
+        if !message::is_host_name(name) || is_number && family == Family::V4 {
+            return Err(LookupError::NotFound);
+        }
         let mut first = None;
         let (mut has_no_data, mut was_refused) = (false, false);
         let mut last = LookupError::NotFound;
@@ -612,6 +623,13 @@ fn settle<T>(outcome: Result<T, LookupError>) -> Result<T, LookupError> {
 fn to_ascii(host: &str) -> Result<String, LookupError> {
     let name = hickory_proto::rr::Name::from_utf8(host).map_err(|_| LookupError::NotFound)?;
     Ok(name.to_ascii())
+}
+
+/// Returns the domain in this machine's own name, if it has one.
+pub fn own_domain() -> Option<String> {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    name.split_once('.').map(|(_, domain)| domain.to_owned())
 }
 
 fn is_localhost(name: &str) -> bool {
