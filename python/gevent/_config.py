@@ -203,9 +203,11 @@ def _set_stack_size(size: int | None) -> None:
 def _make_settings() -> Iterable[Setting]:
     yield ImportableSetting(
         "resolver",
-        "The class of `gevent.hub.Hub.resolver`, which looks up host names.",
+        "The class of `gevent.hub.Hub.resolver`, which looks up host names. `native` is greenrust's own, which `ares` "
+        "and `dnspython` mean as well.",
         ["thread", "dnspython", "ares", "block"],
         {
+            "native": "gevent.resolver.native.Resolver",
             "ares": "gevent.resolver.ares.Resolver",
             "thread": "gevent.resolver.thread.Resolver",
             "block": "gevent.resolver.blocking.Resolver",
@@ -292,7 +294,7 @@ def _make_settings() -> Iterable[Setting]:
     for name in ("flags", "timeout", "tries", "ndots", "udp_port", "tcp_port", "servers"):
         yield Setting(
             "ares_" + name,
-            f"The option `{name}` of the ares resolver.",
+            f"The argument `{name}` of `gevent.resolver.ares.Resolver`.",
             environment_key="GEVENTARES_" + name.upper(),
         )
     yield Setting(
@@ -303,8 +305,8 @@ def _make_settings() -> Iterable[Setting]:
     )
     yield Setting(
         "resolver_timeout",
-        "Seconds that the resolvers other than `thread` and `block` spend on a question.",
-        convert=_as_given,
+        "Seconds that the resolvers other than `thread` and `block` spend on a look-up.",
+        convert=_as_positive_float,
     )
     yield Setting(
         "stack_size",

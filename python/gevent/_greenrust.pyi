@@ -3,8 +3,9 @@
 Public modules re-export these names; nothing outside `gevent` imports this one.
 """
 import socket as _stdlib_socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import Context
+from os import PathLike
 from types import FrameType, TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar, final
 
@@ -123,6 +124,25 @@ def get_hub_if_exists() -> Hub | None: ...
 def set_hub(hub: Hub | None) -> None: ...
 def set_default_hub_class(hub_class: type[Hub]) -> None: ...
 def get_hub_class() -> type[Hub]: ...
+
+@final
+class NativeResolver:
+    """The runtime's look-ups for the calling thread's hub; `gevent.resolver.native.Resolver` says what each means."""
+    def __new__(cls, servers: Sequence[str] | None = None, udp_port: int | None = None, tcp_port: int | None = None,
+                timeout: float | None = None, tries: int | None = None, ndots: int | None = None,
+                lifetime: float | None = None, use_tcp: bool = False, hosts: str | PathLike[str] = ...,
+                resolv_conf: str | PathLike[str] = ...) -> Self: ...
+    def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0,
+                    flags: int = 0) -> list[Any]: ...                                                # switches
+    def gethostbyname(self, hostname: Any) -> str: ...                                               # switches
+    def gethostbyname_ex(self, hostname: Any) -> tuple[str, list[str], list[str]]: ...               # switches
+    def gethostbyaddr(self, ip_address: Any) -> tuple[str, list[str], list[str]]: ...                # switches
+    def getnameinfo(self, sockaddr: Any, flags: Any) -> tuple[str, str]: ...                         # switches
+    def close(self) -> None: ...
+    def after_fork(self) -> None: ...
+    def forget(self) -> None: ...
+    def load(self) -> tuple[int, int]: ...
+    def servers(self) -> list[str]: ...
 
 class Waiter(Generic[_T]):
     def __init__(self, hub: Hub | None = None) -> None: ...

@@ -18,6 +18,7 @@ mod loop_;
 mod lowlevel;
 mod pywsgi;
 mod queue;
+mod resolver;
 mod socket;
 mod spawn_tree;
 mod thread_state;
@@ -78,6 +79,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     lock::register(module)?;
     queue::register(module)?;
     channel::register(module)?;
+    resolver::register(module)?;
     local::register(module)?;
     waiter::register(module)?;
     cancel_scope::register(module)?;

@@ -1,13 +1,8 @@
-"""The resolver `dnspython` of gevent: not there yet."""
-from typing import Any
+"""The resolver that gevent builds on dnspython: here `gevent.resolver.native` under that name."""
+from gevent.resolver import native
 
 __all__ = ["Resolver"]
 
 
-class Resolver:
-    """Raises NotImplementedError when it is made."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError(
-            "the resolver 'dnspython' is not implemented in greenrust yet; use GEVENT_RESOLVER=thread (the default)"
-        )
+class Resolver(native.Resolver):
+    """The native resolver, for programs and environments that choose `dnspython`; the package dnspython is not used."""
