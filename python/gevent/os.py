@@ -7,6 +7,7 @@ functions do it for any descriptor, in a thread.
 import errno
 import fcntl
 import os as _os
+import sys as _sys
 import time as _time
 import warnings
 from collections.abc import Callable
@@ -147,11 +148,28 @@ def _watch_child(pid: int, callback: Callable[[Any], Any] | None = None, loop: A
     watcher.start(_on_child, watcher, callback)
 
 
+def _wait_for_unwatched(pid: int) -> tuple[int, int]:
+    """Wait for a child that others have made: a C extension, or `multiprocessing`."""
+    found = _waitpid(pid, _os.WNOHANG)
+    # Late in the end of the interpreter no hub runs any more.
+    while not found[0] and not _sys.is_finalizing():
+        try:
+            descriptor = _os.pidfd_open(pid)
+        except OSError:
+            break
+        try:
+            wait_read(descriptor)
+        finally:
+            _close(descriptor)
+        found = _waitpid(pid, _os.WNOHANG)
+    return found if found[0] else _waitpid(pid, 0)
+
+
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """Wait for the child *pid* as `os.waitpid` does; returns its pid and status.
 
-    Switches while a watched child, or (with -1 and no options) any child, is running. Everything else goes to the
-    system and may block the thread: process groups, options other than WNOHANG, children that are not watched.
+    Switches while the child, or (with -1 and no options) any child, is running. Everything else goes to the system and
+    may block the thread: process groups, and options other than WNOHANG.
     """
     if pid == -1:
         dead = [state for state in _watched_children.values() if isinstance(state, tuple)]
@@ -168,7 +186,7 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
                 watcher.close()
     state = _watched_children.get(pid)
     if state is None:
-        return _waitpid(pid, options)
+        return _waitpid(pid, options) if pid <= 0 or options else _wait_for_unwatched(pid)
     if isinstance(state, tuple):
         del _watched_children[pid]
         return state[:2]

@@ -46,6 +46,7 @@ __all__ = [name for name in __implements__ + __imports__ if name != "_local"]
 
 _TIMEOUT_MAX: float = _stdlib.TIMEOUT_MAX
 _original_stack_size = _stdlib.stack_size
+_native_ident = _stdlib.get_ident
 
 
 def get_ident(gr: Any = None) -> int:

@@ -5,6 +5,8 @@ The class `threading.Thread` itself is kept and changed in place, so that classe
 import os as _os
 import sys as _sys
 import threading as _stdlib
+import time as _time
+import types as _types
 import weakref as _weakref
 from typing import Any
 
@@ -13,6 +15,7 @@ from gevent.exceptions import LoopExit
 from gevent.hub import get_hub
 from gevent.thread import (
     _make_thread_handle,
+    _native_ident,
     _ThreadHandle,
     allocate_lock,
     get_ident,
@@ -103,7 +106,10 @@ def _set_tstate_lock(self: Any) -> None:
                 lock.release()
             self._stop()
 
-    getcurrent().rawlink(ended)
+    # A raw greenlet tells nobody of its end: the main one, or what has become of it in a forked child.
+    rawlink = getattr(getcurrent(), "rawlink", None)
+    if rawlink is not None:
+        rawlink(ended)
 
 
 def _wait_for_tstate_lock(self: Any, block: bool = True, timeout: float = -1) -> None:
@@ -137,6 +143,51 @@ def _adopt_main_thread() -> None:
         main._gevent_native_lock = main._tstate_lock
         main._tstate_lock = allocate_lock()
         main._tstate_lock.acquire()
+
+
+class _ActiveThreads(dict[int, Any]):
+    """`threading._active`, where a native thread that ran before patching also finds itself.
+
+    It stands there by the system's number of it, and asks by that of its greenlet.
+    """
+
+    def _own_number(self, ident: int) -> int:
+        if ident == get_ident() and getcurrent().parent is None and dict.__contains__(self, _native_ident()):
+            return _native_ident()
+        return ident
+
+    def __missing__(self, ident: int) -> Any:
+        own = self._own_number(ident)
+        if own == ident:
+            raise KeyError(ident)
+        return self[own]
+
+    def __delitem__(self, ident: int) -> None:
+        super().__delitem__(ident if ident in self else self._own_number(ident))
+
+
+def _join_native_thread(thread: Any, timeout: float | None = None) -> None:
+    """Wait for the end of a native thread that ran before patching, for at most *timeout* seconds. Switches."""
+    if thread is _stdlib.current_thread():
+        raise RuntimeError("cannot join current thread")
+    end = None if timeout is None else _time.monotonic() + timeout
+    pause = 0.001
+    while thread.is_alive():
+        left = pause if end is None else end - _time.monotonic()
+        if left <= 0:
+            return
+        sleep(min(pause, left))
+        pause = min(pause * 2, 0.05)
+
+
+def _adopt_running_threads() -> None:
+    """Have the native threads that run already know themselves, and be joined without blocking greenlets."""
+    running = [thread for thread in _stdlib.enumerate() if thread is not _stdlib.main_thread()]
+    if not running:
+        return
+    _stdlib._active = _ActiveThreads(_stdlib._active)
+    for thread in running:
+        thread.join = _types.MethodType(_join_native_thread, thread)
 
 
 def _release_who_joins_main(main: Any) -> None:

@@ -325,6 +325,26 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// leave_behind(greenlets): have only the running greenlet go on in the child of a fork.
+///
+/// What the thread's hub had scheduled is forgotten, and nothing wakes *greenlets* any more; they are kept as they are,
+/// for good, so that no code of theirs runs. The signals that the hub watches for stay.
+#[pyfunction]
+pub fn leave_behind(py: Python<'_>, greenlets: Vec<Bound<'_, PyGreenlet>>) {
+    let runtime = host::runtime(py);
+    let hub_greenlet = runtime.hub_greenlet();
+    let others: Vec<_> = greenlets
+        .iter()
+        .map(|greenlet| greenlet.get().raw().clone())
+        .filter(|raw| std::ptr::eq(raw.hub(), runtime) && !hub_greenlet.as_ref().is_some_and(|hub| hub.is(raw)))
+        .collect();
+    runtime.leave_behind(&others);
+    std::mem::forget(others);
+    for greenlet in greenlets {
+        std::mem::forget(greenlet.unbind());
+    }
+}
+
 /// Hands an exception to the hub's `handle_error(context, type, value, traceback)`.
 pub fn handle_error(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, error: PyErr) {
     if let Err(failure) = try_handle_error(py, context, error) {

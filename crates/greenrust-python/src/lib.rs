@@ -94,6 +94,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(hub::set_hub, module)?,
         wrap_pyfunction!(hub::set_default_hub_class, module)?,
         wrap_pyfunction!(hub::get_hub_class, module)?,
+        wrap_pyfunction!(hub::leave_behind, module)?,
         wrap_pyfunction!(greenlet::raw::spawn_raw, module)?,
         wrap_pyfunction!(greenlet::joinall::join_greenlets, module)?,
         wrap_pyfunction!(greenlet::set_track_greenlet_tree, module)?,

@@ -113,6 +113,12 @@ impl<T> Timers<T> {
         Some(self.take(0))
     }
 
+    /// Takes all pending timers out. The keys of earlier timers stay invalid.
+    pub fn take_all(&mut self) -> Self {
+        let sequence = self.sequence;
+        std::mem::replace(self, Self { sequence, ..Self::default() })
+    }
+
     /// Returns the payloads of all pending timers, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().map(|(_, slot)| &slot.payload)

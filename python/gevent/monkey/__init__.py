@@ -15,7 +15,7 @@ from functools import wraps as _wraps
 from typing import Any
 
 from gevent import events as _events
-from gevent.monkey import _main, _repair, _state, _warnings
+from gevent.monkey import _imports, _main, _repair, _state, _warnings
 from gevent.monkey._errors import MonkeyPatchWarning
 from gevent.monkey._state import is_anything_patched, is_module_patched, is_object_patched, saved  # noqa: F401 (public)
 from gevent.monkey.api import get_original, notify, patch_item, patch_module, remove_item  # noqa: F401 (public)
@@ -159,6 +159,7 @@ def patch_thread(threading: bool = True, _threading_local: bool = True, Event: b
         _state.save("threading", "Thread", _threading.Thread)
         if in_main_thread and first_time:
             source._adopt_main_thread()
+            source._adopt_running_threads()
             patch_item(_threading, "_shutdown", source._make_shutdown(original_shutdown))
         if Event:
             event = _importlib.import_module("gevent.event").Event
@@ -210,6 +211,12 @@ def patch_selectors(aggressive: bool = True) -> None:
 def patch_subprocess() -> None:
     """Replace `subprocess.Popen` and what is built on it."""
     _patch_module("subprocess")
+
+
+def _patch_multiprocessing() -> None:
+    """Have the processes of `multiprocessing` be managed by greenlets, as soon as that is imported."""
+    for name, function in _importlib.import_module("gevent._multiprocessing").PATCHES.items():
+        _imports.when_imported(name, function)
 
 
 def _choose(settings: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
@@ -281,6 +288,9 @@ def patch_all(socket: bool = True, dns: bool = True, time: bool = True, select: 
         patch_queue()
     if on("contextvars"):
         patch_contextvars()
+    if settings["os"] and settings["thread"] and settings["select"] and not _state.is_multiprocessing_patched:
+        _state.is_multiprocessing_patched = True
+        _patch_multiprocessing()
     notify(_events.GeventDidPatchBuiltinModulesEvent(chosen, kwargs), messages)
     notify(_events.GeventDidPatchAllEvent(chosen, kwargs), messages)
     _warnings.process(messages)

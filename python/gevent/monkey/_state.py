@@ -6,6 +6,9 @@ from typing import Any
 #: module name -> {attribute: the object that was there before}.
 saved: dict[str, dict[str, Any]] = {}
 
+#: Whether `multiprocessing` is changed, or will be when it is imported.
+is_multiprocessing_patched = False
+
 
 def save(module_name: str, attribute: str, original: Any) -> None:
     """Remember *original*, unless an earlier one is known."""

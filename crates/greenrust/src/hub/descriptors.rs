@@ -208,22 +208,4 @@ impl Hub {
         }
         Ok(Ok(wake))
     }
-
-    /// Makes the hub usable in the child of a fork, which shares the parent's pollers: registers everything anew.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's, when there is no descriptor left.
-    pub fn reinit_after_fork(&self) -> IoResult<()> {
-        use std::os::fd::AsFd;
-        if self.remote.borrow().is_none() {
-            return Ok(());
-        }
-        let remote = Remote::new()?;
-        if let Some(inner) = &*self.inner_loop.borrow() {
-            inner.io.borrow_mut().reinit(remote.wakeup().as_fd())?;
-        }
-        *self.remote.borrow_mut() = Some(remote);
-        Ok(())
-    }
 }

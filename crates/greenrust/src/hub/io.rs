@@ -152,6 +152,22 @@ impl Io {
         Ok(())
     }
 
+    /// Forgets, without dropping it, who waits for anything. Our own sockets stay registered.
+    pub(super) fn leave_behind(&mut self) {
+        for edge in self.edges.iter_mut().flatten() {
+            for side in [&mut edge.read, &mut edge.write] {
+                std::mem::forget((std::mem::take(&mut side.waiters), side.call.take()));
+            }
+        }
+        for (descriptor, level) in self.levels.iter_mut().enumerate() {
+            if let Some(level) = level.take() {
+                let _ = self.level_poller.deregister(borrow(descriptor as RawFd));
+                std::mem::forget(level);
+            }
+        }
+        self.waits = 0;
+    }
+
     /// Registers a socket of ours; a second time does nothing.
     pub(super) fn register(&mut self, descriptor: RawFd) -> io::Result<()> {
         let place = index(descriptor)?;

@@ -20,6 +20,7 @@
 
 mod alarm;
 mod descriptors;
+mod fork;
 mod holder;
 mod host;
 mod io;

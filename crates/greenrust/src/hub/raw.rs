@@ -308,6 +308,12 @@ impl RawGreenlet {
         if is_due { self.0.wake.get() } else { Wake::Foreign }
     }
 
+    /// Has every waker of the present park come too late.
+    pub(super) fn void_park(&self) {
+        self.0.ticket.set(self.0.ticket.get().wrapping_add(1));
+        self.0.parking.set(Parking::Out);
+    }
+
     /// Says whether the run queue's entry of the given ticket is still meant; then the greenlet is to go on now.
     #[inline]
     pub(super) fn take_turn(&self, ticket: u32) -> bool {

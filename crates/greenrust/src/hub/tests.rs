@@ -299,3 +299,44 @@ fn a_call_is_made_once_when_the_socket_is_ready_and_never_after_its_end() {
         assert!(!hub.is_alive());
     });
 }
+
+#[test]
+fn only_the_running_greenlet_goes_on_when_the_others_are_left_behind() {
+    in_thread(|hub| {
+        let log = Rc::new(RefCell::new(Vec::new()));
+        let note = |name: &'static str| {
+            let log = log.clone();
+            move || log.borrow_mut().push(name)
+        };
+        let (awake, late) = (note("slept"), note("called late"));
+        let sleeper = spawn(hub, move || {
+            sleep(Hub::current(), 5);
+            awake();
+        });
+        let (ready, gate) = (note("unparked"), Rc::new(RefCell::new(None)));
+        let door = gate.clone();
+        let waiter = spawn(hub, move || {
+            let waker = Hub::current().begin_park(WaitingFor::Object("Event", 0)).unwrap();
+            *door.borrow_mut() = Some(waker.clone());
+            Hub::current().park(&waker);
+            ready();
+        });
+        assert_eq!(sleep(hub, 1), Wake::TimedOut);
+        spawn(hub, note("started"));
+        let call = note("called");
+        hub.push_call(move |_| call());
+        hub.add_timer(
+            hub.clock().now().after(Duration::from_secs(5)),
+            TimerAction::Call(Box::new(move |_| late())),
+            true,
+        );
+
+        hub.leave_behind(&[hub.running(), sleeper, waiter]);
+
+        assert!(!gate.borrow().as_ref().unwrap().unpark());
+        assert!(!hub.is_alive());
+        spawn(hub, note("mine"));
+        assert_eq!(sleep(hub, 10), Wake::TimedOut);
+        assert_eq!(*log.borrow(), ["mine"]);
+    });
+}
