@@ -3,10 +3,10 @@
 The life of a request is native: `gevent._greenrust.WSGIHandler`. Here are the server, what is run rarely, and what
 logs and prints.
 """
-import argparse
 import errno
 import importlib
 import resource
+import runpy
 import sys
 import traceback
 import warnings
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import client
 from typing import Any
 
-from gevent import monkey, socket, version_info
+from gevent import socket, version_info
 from gevent._greenrust import (
     Event,
     Greenlet,
@@ -27,6 +27,7 @@ from gevent._greenrust import (
 from gevent._greenrust import Input as Input
 from gevent._greenrust import WSGIHandler as _NativeHandler
 from gevent._greenrust import format_date_time as format_date_time
+from gevent._workers import Supervisor
 from gevent.hub import get_hub
 from gevent.server import StreamServer, listen
 from gevent.websocket import Options as WebSocketOptions
@@ -309,6 +310,10 @@ class WSGIServer(StreamServer):
       X-Forwarded-Proto gives REMOTE_ADDR and wsgi.url_scheme.
     - *proxy_protocol* (False): each connection begins with a header of the PROXY protocol, version 1 or 2.
     - *reuse_port* (False): other sockets, of other processes for instance, may listen on the same address.
+    - *workers* (None: this process): `serve_forever` forks so many processes that accept from the same socket,
+      replaces those that die, drains and ends them at SIGTERM or SIGINT, and at SIGHUP replaces all of them.
+
+    *application* may be a string, "module:callable", which is imported when the server starts: in each worker.
 
     Raises what `StreamServer` does, and TypeError or ValueError for a parameter that makes no sense. Making a server
     does not switch.
@@ -351,7 +356,7 @@ class WSGIServer(StreamServer):
                  write_timeout: float | None = 60, keep_alive_timeout: float | None = 75,
                  max_connections: int | None = None, log_format: str | None = None,
                  server_header: str | None = None, trusted_proxies: Any = None, proxy_protocol: bool = False,
-                 reuse_port: bool = False, **ssl_args: Any) -> None:
+                 reuse_port: bool = False, workers: int | None = None, **ssl_args: Any) -> None:
         if "handle" in ssl_args:
             warnings.warn("'handle' takes the place of WSGIServer.handle; an application is given as 'application'",
                           DeprecationWarning, stacklevel=2)
@@ -367,6 +372,10 @@ class WSGIServer(StreamServer):
         # Accepted when there was no room.
         self._surplus: Any = None
         self.reuse_port = reuse_port
+        if workers is not None and (type(workers) is not int or workers < 1):
+            raise (ValueError if type(workers) is int else TypeError)(
+                f"workers must be an integer of 1 or more, or None, not {workers!r}")
+        self.workers = workers
         super().__init__(listener, backlog=backlog, spawn=spawn, **ssl_args)
         if application is not None:
             self.application = application
@@ -419,7 +428,12 @@ class WSGIServer(StreamServer):
         self.environ.setdefault("SERVER_PORT", str(address[1]))
 
     def start(self) -> None:
-        """Bind, listen and begin to accept. Returns at once."""
+        """Bind, listen and begin to accept. Returns at once.
+
+        Raises what importing the application does, if it was given as a string.
+        """
+        if isinstance(self.application, str):
+            self.application = _load(self.application)
         self._service.reopen()
         self._service.may_doze = self._spawn == Greenlet.spawn
         self._service.on_change = self._on_change
@@ -449,6 +463,35 @@ class WSGIServer(StreamServer):
     def handle(self, sock: Any, address: Any) -> None:
         """Serve a connection to its end. Switches."""
         self.handler_class(sock, address, self).handle()
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Start if need be, and wait until the server is stopped; then `stop` with *stop_timeout*. Switches.
+
+        With *workers* the processes are forked here, and SIGTERM, SIGINT and SIGHUP are this server's until it returns.
+        Raises SystemExit if none of them can start.
+        """
+        if self.workers is None:
+            super().serve_forever(stop_timeout)
+            return
+        timeout = self.stop_timeout if stop_timeout is None else stop_timeout
+        if self.started:
+            self.stop_accepting()
+        else:
+            self.init_socket()
+        self.environ["wsgi.multiprocess"] = True
+        self.set_max_accept()
+
+        def work(ended: Event, ready: Callable[[], Any]) -> None:
+            self.start()
+            ready()
+            Greenlet.spawn(self._stop_event.wait).link(lambda _: ended.set())
+            ended.wait()
+            self.stop(timeout)
+
+        def report(line: str) -> None:
+            self.error_log.write(f"{line}\n")
+
+        Supervisor(work, self.workers, timeout, report, self.close).run()
 
     def _on_change(self) -> None:
         # Runs in the hub.
@@ -491,6 +534,16 @@ class WSGIServer(StreamServer):
         super().stop(timeout)
 
 
+def _load(application: str) -> Any:
+    module, _, name = application.partition(":")
+    loaded = importlib.import_module(module)
+    for part in (name or "application").split("."):
+        loaded = getattr(loaded, part)
+    if not callable(loaded):
+        raise TypeError(f"the application {application!r} is not callable: {loaded!r}")
+    return loaded
+
+
 def _most_connections() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 2, limit - 64)
@@ -506,19 +559,8 @@ def _as_log(log: Any, level: int) -> Any:
     return log
 
 
-set_pywsgi_classes(WSGIHandler, WSGIServer, _NoopLog, _InvalidClientRequest, _InvalidClientInput)
-
-
-def _main() -> None:
-    monkey.patch_all()
-    parser = argparse.ArgumentParser(prog="python -m gevent.pywsgi", description="Serve a WSGI application.")
-    parser.add_argument("app", help="module:callable")
-    parser.add_argument("-b", "--bind", default=":8080", help="the address to listen on (default %(default)s)")
-    arguments = parser.parse_args()
-    module, _, name = arguments.app.partition(":")
-    application = getattr(importlib.import_module(module), name)
-    WSGIServer(arguments.bind, application).serve_forever()
-
-
 if __name__ == "__main__":
-    _main()
+    # The module proper is another one, whose classes are those that applications derive from.
+    runpy.run_module("gevent._pywsgi_command", run_name="__main__")
+else:
+    set_pywsgi_classes(WSGIHandler, WSGIServer, _NoopLog, _InvalidClientRequest, _InvalidClientInput)

@@ -1,0 +1,253 @@
+"""`python -m gevent.pywsgi`: processes that share a port, are replaced, loaded anew and drained."""
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from implementation import run_script
+from services import free_port
+
+pytestmark = pytest.mark.ours_only("the real gevent's command has one process and two arguments")
+
+APPLICATION = """
+import os, time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VERSION = {version!r}
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        (HERE / "entered").touch()
+        while not (HERE / "go").exists():
+            time.sleep(0.01)
+    start_response("200 OK", [])
+    return [f"{{VERSION}} {{os.getpid()}} {{environ['wsgi.multiprocess']}}".encode()]
+"""
+
+
+def until(condition, what, patience=30):
+    """Wait until `condition()` is true, and return it; fails with `what` after `patience` seconds."""
+    end = time.monotonic() + patience
+    while not (found := condition()):
+        assert time.monotonic() < end, f"no {what} within {patience} s"
+        time.sleep(0.01)
+    return found
+
+
+class Command:
+    """The command, on a free port, with an application in a folder of its own."""
+
+    def __init__(self, folder, *arguments, version="one"):
+        self.folder = folder
+        self.write(version)
+        self.port = free_port()
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gevent.pywsgi", "its_app:application", "-b", f"127.0.0.1:{self.port}",
+                 "--log", "off", *arguments],
+                cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+            )
+
+    def write(self, version):
+        (self.folder / "its_app.py").write_text(APPLICATION.format(version=version))
+
+    def workers(self):
+        pid = self.process.pid
+        try:
+            return {int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+        except FileNotFoundError:
+            return set()
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def get(self, path="/"):
+        """Return the words of the answer's body."""
+        with self.connect() as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
+            with sock.makefile("rb") as file:
+                head, _, body = file.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        return body.decode().split()
+
+    def ready(self):
+        def answers():
+            assert self.process.poll() is None, self.output.read_text()
+            try:
+                return self.get()
+            except ConnectionRefusedError:
+                return None
+
+        until(answers, "answer")
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        workers = self.workers()
+        self.process.kill()
+        self.process.wait()
+        until(lambda: not any(map(is_alive, workers)), "end of the workers")
+
+
+def is_alive(pid):
+    try:
+        # A zombie whose parent is gone is somebody else's to bury.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_workers_share_the_port_and_are_replaced_when_they_die(tmp_path):
+    with Command(tmp_path, "-w", "2").ready() as command:
+        workers = until(lambda: len(found := command.workers()) == 2 and found, "two workers")
+        version, pid, multiprocess = command.get()
+        assert (version, multiprocess) == ("one", "True")
+        assert int(pid) in workers
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: len(found := command.workers()) == 2 and not found & workers, "two new workers")
+        assert int(command.get()[1]) not in workers
+        assert "was killed by signal 9" in command.output.read_text()
+
+
+def test_hangup_loads_the_application_anew_without_a_failed_request(tmp_path):
+    with Command(tmp_path, "-w", "2").ready() as command:
+        versions, failures, enough = [], [], threading.Event()
+
+        def ask():
+            while not enough.is_set():
+                try:
+                    versions.append(command.get()[0])
+                except Exception as error:
+                    failures.append(error)
+                    return
+
+        clients = [threading.Thread(target=ask) for _ in range(3)]
+        for client in clients:
+            client.start()
+        try:
+            until(lambda: len(versions) > 10, "answers")
+            command.write("two")
+            command.process.send_signal(signal.SIGHUP)
+            until(lambda: failures or versions[-20:].count("two") == 20, "new version")
+        finally:
+            enough.set()
+            for client in clients:
+                client.join()
+        assert not failures
+        assert versions[0] == "one"
+
+
+def test_hangup_with_a_broken_application_keeps_the_old_one(tmp_path):
+    with Command(tmp_path, "-w", "2").ready() as command:
+        workers = until(lambda: len(found := command.workers()) == 2 and found, "two workers")
+        (tmp_path / "its_app.py").write_text("raise RuntimeError('broken')")
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: "the old ones stay" in command.output.read_text(), "word of it")
+        until(lambda: command.workers() == workers, "end of the new workers")
+        assert command.get()[0] == "one"
+        command.write("three")
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: command.get()[0] == "three", "repaired version")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains(tmp_path, number):
+    with Command(tmp_path).ready() as command, command.connect() as idle, command.connect() as slow:
+        idle.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert idle.recv(1000).startswith(b"HTTP/1.1 200 ")
+        slow.sendall(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
+        until((tmp_path / "entered").exists, "request in work")
+        command.process.send_signal(number)
+        assert idle.recv(1000) == b""
+        until(lambda: connection_is_refused(command), "end of accepting")
+        (tmp_path / "go").touch()
+        with slow.makefile("rb") as file:
+            answer = file.read()
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nConnection: close\r\n" in answer
+        assert command.process.wait(30) == 0
+
+
+def connection_is_refused(command):
+    try:
+        command.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    with Command(tmp_path, "-w", "2").ready() as command:
+        workers = until(lambda: len(found := command.workers()) == 2 and found, "two workers")
+        command.process.kill()
+        until(lambda: not any(map(is_alive, workers)), "end of the workers")
+
+
+def test_application_that_does_not_start_ends_the_command(tmp_path):
+    completed = subprocess.run(
+        [sys.executable, "-m", "gevent.pywsgi", "no_such_module:application", "-b", "127.0.0.1:0"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=50,
+    )
+    assert completed.returncode == 1
+    assert "No module named 'no_such_module'" in completed.stderr
+    assert "no worker starts" in completed.stderr
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["app"], "module:callable"),
+    (["a:b", "-w", "0"], "workers must be"),
+    (["a:b", "-b", "nonsense"], "nonsense"),
+    (["a:b", "--log", "%z"], "%z"),
+    (["a:b", "--header-timeout", "-1"], "header_timeout"),
+])
+def test_wrong_arguments_are_refused(tmp_path, arguments, message):
+    completed = subprocess.run([sys.executable, "-m", "gevent.pywsgi", *arguments],
+                               cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert completed.returncode == 2
+    assert message in completed.stderr
+
+
+def test_unix_socket_of_the_command(tmp_path):
+    path = tmp_path / "socket"
+    for _ in range(2):   # the second finds what the first has left
+        with Command(tmp_path, "-b", f"unix:{path}") as command:
+            def answer():
+                assert command.process.poll() is None, command.output.read_text()
+                with socket.socket(socket.AF_UNIX) as sock:
+                    try:
+                        sock.connect(str(path))
+                    except OSError:
+                        return None
+                    sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    with sock.makefile("rb") as file:
+                        return file.read()
+
+            assert b"one" in until(answer, "answer")
+
+
+def test_serve_forever_returns_when_the_workers_have_ended():
+    completed = run_script("""
+        import os, signal
+        import gevent
+        from gevent.pywsgi import WSGIServer
+
+        def application(environ, start_response):
+            start_response("200 OK", [])
+            return []
+
+        server = WSGIServer(("127.0.0.1", 0), application, log=None, workers=2)
+        gevent.spawn_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+        server.serve_forever()
+        print("returned", server.closed)
+    """)
+    assert completed.stdout == "returned True\n"
