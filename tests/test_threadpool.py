@@ -1,11 +1,13 @@
 """Thread pools: blocking calls in other threads, waited for by greenlets."""
+import concurrent.futures
 import os
 import threading
 
 import gevent
+import gevent.event
 import pytest
 from gevent.exceptions import InvalidThreadUseError
-from gevent.threadpool import ThreadPool, ThreadPoolExecutor
+from gevent.threadpool import ThreadPool, ThreadPoolExecutor, ThreadResult
 
 
 @pytest.fixture
@@ -145,3 +147,68 @@ def test_executor_gives_futures():
     with ThreadPoolExecutor(2) as executor:
         assert executor.submit(abs, -1).result(timeout=5) == 1
         assert list(executor.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_an_error_in_a_futures_callback_does_not_hinder_its_reader():
+    called = []
+
+    def callback(future):
+        called.append(future.result())
+        raise ValueError("printed by concurrent.futures")
+
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(abs, -1)
+        future.add_done_callback(callback)
+        assert future.result(timeout=5) == 1
+        gevent.sleep(0)
+        assert called == [1]
+
+
+def test_waiting_for_futures_by_concurrent_futures_is_refused_where_it_would_hang():
+    started = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(started.wait)
+        with pytest.raises(AttributeError):
+            concurrent.futures.wait([future])
+        started.set()
+        assert gevent.wait([future], timeout=5) == [future]
+        gevent.sleep(0)
+        assert concurrent.futures.wait([future]).done == {future}
+
+
+def test_kill_ends_threads_that_were_started_meanwhile():
+    pool = ThreadPool(4)
+    go_on = threading.Event()
+    results = pool.map_async(lambda _: go_on.wait(5), range(12))
+    gevent.sleep(0)
+    killer = gevent.spawn(pool.kill)
+    gevent.sleep(0)
+    go_on.set()
+    killer.get(timeout=10)
+    assert results.get(timeout=10) == [True] * 12
+    pool.kill()
+    assert pool.size == 0
+
+
+def test_thread_result_hands_over_values_and_errors(errors):
+    calls = []
+
+    def receive(result):
+        calls.append((result.value, result.exception, result.successful()))
+        arrived.set()
+
+    def hand_over(act, *args):
+        result = ThreadResult(receive, gevent.get_hub(), lambda: calls.append("ready"))
+        thread = threading.Thread(target=getattr(result, act), args=args)
+        thread.start()
+        thread.join()
+        assert arrived.wait(timeout=5)
+        arrived.clear()
+        assert result.value is None
+
+    arrived = gevent.event.Event()
+    hand_over("set", 42)
+    error = KeyError("reported")
+    hand_over("handle_error", "the context", (KeyError, error, None))
+    assert calls == ["ready", (42, None, True), "ready", (None, error, False)]
+    assert "the context failed with KeyError" in errors.getvalue()

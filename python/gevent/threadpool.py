@@ -1,14 +1,16 @@
 """A pool of threads for calls that block in the system, waited for by greenlets."""
 import concurrent.futures
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from gevent import _greenrust
-from gevent._greenrust import get_hub_if_exists, spawn_raw
+from gevent._greenrust import get_hub_if_exists, greenlet
+from gevent.monkey._state import is_module_patched
 from gevent.pool import GroupMappingMixin
 
-__all__ = ["ThreadPool", "ThreadPoolExecutor"]
+__all__ = ["ThreadPool", "ThreadPoolExecutor", "ThreadResult"]
 
 
 class ThreadPool(_greenrust.ThreadPool, GroupMappingMixin):
@@ -63,21 +65,107 @@ class ThreadPool(_greenrust.ThreadPool, GroupMappingMixin):
         return True
 
 
+class ThreadResult:
+    """Hands one outcome from any thread to *receiver*, which is called in *hub*.
+
+    There, *call_when_ready* is called first, without arguments, then *receiver* with this object: `value`, `exception`
+    and `exc_info` then say what the outcome is; `value` is forgotten afterwards.
+    """
+
+    def __init__(self, receiver: Any, hub: Any, call_when_ready: Callable[[], Any]) -> None:
+        self.receiver = receiver
+        self.hub = hub
+        self.context: Any = None
+        self.value: Any = None
+        self.exc_info: Any = ()
+        self._call_when_ready: Any = call_when_ready
+        self.async_watcher: Any = hub.loop.async_()
+        self.async_watcher.start(self._on_async)
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What was raised, or None."""
+        return self.exc_info[1] if self.exc_info else None
+
+    def successful(self) -> bool:
+        """Return True when nothing was raised."""
+        return self.exception is None
+
+    def set(self, value: Any) -> None:
+        """Hand over *value*. From any thread; does not switch."""
+        self.value = value
+        self.async_watcher.send()
+
+    def handle_error(self, context: Any, exc_info: Any) -> None:
+        """Hand over an error; the hub also reports it, with *context*. From any thread; does not switch."""
+        self.context = context
+        self.exc_info = exc_info
+        self.async_watcher.send()
+
+    def destroy_in_main_thread(self) -> None:
+        """Give it up without an outcome. Only in the hub's thread."""
+        self.async_watcher.stop()
+        self.async_watcher.close()
+        self.async_watcher = self._call_when_ready = self.receiver = self.hub = None
+
+    def _on_async(self) -> None:
+        hub, receiver, call_when_ready = self.hub, self.receiver, self._call_when_ready
+        self.async_watcher.stop()
+        self.async_watcher.close()
+        try:
+            if self.exc_info:
+                hub.handle_error(self.context, *self.exc_info)
+            self.context = self.async_watcher = self.hub = self._call_when_ready = None
+            # The receiver's frames must not stay alive by a traceback.
+            self.exc_info = (*self.exc_info[:2], None) if self.exc_info else ()
+            call_when_ready()
+            if receiver is not None:
+                receiver(self)
+        finally:
+            self.value = None
+
+
+class _BlockingCondition(threading.Condition):
+    """The condition of a future while `threading` is not patched: held only for moments, and not to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # `concurrent.futures.wait` and `as_completed` call it; a future's own methods enter the condition instead.
+        self._acquire_lock = self.acquire
+        self.acquire = self._acquire_of_settled
+        self.is_settled = False
+
+    def _acquire_of_settled(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_settled:
+            return self._acquire_lock(*args, **kwargs)
+        raise AttributeError(
+            "a function of concurrent.futures would block the thread whose hub is to tell it of this future; patch "
+            "threading (gevent.monkey.patch_all), or use gevent.wait"
+        )
+
+
 class _Future(concurrent.futures.Future):
-    """The future of a task in a thread pool; waiting for it switches. Also works with `gevent.wait`."""
+    """The future of a task in a thread pool; waiting for it switches. Also works with `gevent.wait`.
+
+    `concurrent.futures.wait` and `as_completed` work when `threading` is patched, else they raise AttributeError.
+    """
 
     def __init__(self, outcome: Any) -> None:
         super().__init__()
+        if not is_module_patched("threading"):
+            self._condition = _BlockingCondition()
         self._outcome: Any = outcome
         self._links: dict[Any, Any] = {}
         self.set_running_or_notify_cancel()
         outcome.rawlink(self._on_outcome)
 
     def _on_outcome(self, outcome: Any) -> None:
-        # Runs in the hub; the callbacks of a future may block.
-        spawn_raw(self._settle)
+        # Runs in the hub; the callbacks of a future may block, but are to begin before those who wait go on.
+        greenlet(self._settle).switch()
 
     def _settle(self) -> None:
+        if isinstance(self._condition, _BlockingCondition):
+            self._condition.is_settled = True
         if not super().done():
             if self._outcome.successful():
                 self.set_result(self._outcome.value)

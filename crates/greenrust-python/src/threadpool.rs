@@ -178,20 +178,17 @@ impl PyThreadPool {
         }
     }
 
-    /// Parks until `is_done`.
-    fn wait_until(&self, py: Python<'_>, is_done: impl Fn(&Fields) -> bool) -> PyResult<()> {
-        while !is_done(self.fields()) {
-            let (hub, waker) = host::begin_park(py, WaitingFor::Thread)?;
-            self.fields.waiting_for_change.borrow_mut().push(waker.clone());
-            hub.hold();
-            let result = host::park(py, hub, &waker, None, true);
-            hub.release();
-            if result.is_err() {
-                self.fields.waiting_for_change.borrow_mut().retain(|other| *other != waker);
-            }
-            result?;
+    /// Parks until the last task has finished, or a worker has ended.
+    fn wait_for_change(&self, py: Python<'_>) -> PyResult<()> {
+        let (hub, waker) = host::begin_park(py, WaitingFor::Thread)?;
+        self.fields.waiting_for_change.borrow_mut().push(waker.clone());
+        hub.hold();
+        let result = host::park(py, hub, &waker, None, true);
+        hub.release();
+        if result.is_err() {
+            self.fields.waiting_for_change.borrow_mut().retain(|other| *other != waker);
         }
-        Ok(())
+        result.map(drop)
     }
 
     /// Adds a task, for which a slot was acquired.
@@ -417,13 +414,18 @@ impl PyThreadPool {
         while fields.workers.get() < size {
             Self::start_worker(slf)?;
         }
-        let excess = fields.workers.get() - tasks.stopping() as isize - size;
-        if excess > 0 {
-            tasks.stop(excess as usize);
-        }
         let is_in_hub = Hub::current().hub_greenlet().is_some_and(|hub| Hub::current().is_running(&hub));
-        if fields.workers.get() > size && this.is_of_this_thread() && !is_in_hub {
-            this.wait_until(slf.py(), |fields| fields.workers.get() <= size)?;
+        let may_wait = this.is_of_this_thread() && !is_in_hub;
+        while fields.workers.get() > size {
+            // Anew each time: meanwhile tasks may have been added, and workers started for them.
+            let excess = fields.workers.get() - tasks.stopping() as isize - size;
+            if excess > 0 {
+                tasks.stop(excess as usize);
+            }
+            if !may_wait {
+                break;
+            }
+            this.wait_for_change(slf.py())?;
         }
         Ok(())
     }
@@ -518,7 +520,10 @@ impl PyThreadPool {
 
     /// Waits until no task is unfinished. Switches if it waits.
     fn join(&self, py: Python<'_>) -> PyResult<()> {
-        self.wait_until(py, |fields| fields.unfinished.get() == 0)
+        while self.fields().unfinished.get() > 0 {
+            self.wait_for_change(py)?;
+        }
+        Ok(())
     }
 
     /// Waits until all tasks are finished and all threads have ended. Switches if it waits.
