@@ -190,3 +190,20 @@ def test_failing_and_killed_members_free_their_places(errors):
     killed.kill()
     pool.join()
     assert pool.free_count() == 2
+
+
+def test_kill_while_members_end_by_themselves():
+    pool = Pool(2)
+    mapping = pool.map_async(gevent.sleep, [0.001] * 6)
+    gevent.sleep(0.001)
+    with gevent.Timeout(5):
+        pool.kill()
+        mapping.join()
+
+
+def test_results_that_wait_for_the_reader_of_imap_are_its_queue():
+    pool = Pool(2)
+    mapping = pool.imap_unordered(abs, [-1, -2, -3], maxsize=1)
+    gevent.sleep(0.001)
+    assert len(mapping.queue) <= 2
+    assert sorted(mapping) == [1, 2, 3]

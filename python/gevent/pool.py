@@ -15,6 +15,7 @@ from gevent._greenrust import (
     Semaphore,
     SimpleQueue,
     getcurrent,
+    sleep,
 )
 from gevent.greenlet import joinall, raise_error_of
 from gevent.hub import kill as _kill
@@ -44,7 +45,8 @@ class IMapUnordered(Greenlet):
         self._function: Any = function
         self._items: Any = items
         self._spawn_task: Any = spawn
-        self._results: Any = SimpleQueue()
+        #: The results that the reader has not taken yet.
+        self.queue: Any = SimpleQueue()
         # Bounds the results that wait for the reader. Counting at the start of a task keeps the memory of a result
         # that cannot be delivered yet from being made at all.
         self._room = Semaphore(maxsize) if maxsize else None
@@ -65,13 +67,13 @@ class IMapUnordered(Greenlet):
     next = __next__
 
     def _next_result(self) -> Any:
-        return self._results.get()
+        return self.queue.get()
 
     def _link(self, task: Any, index: int) -> None:
         task.rawlink(self._on_result)
 
     def _end(self, result: _Raised, index: int) -> None:
-        self._results.put(result)
+        self.queue.put(result)
 
     def _run(self) -> None:
         count = 0
@@ -110,7 +112,7 @@ class IMapUnordered(Greenlet):
 
     def _deliver(self, result: Any, index: int) -> None:
         self._unfinished -= 1
-        self._results.put(result if index < 0 else (index, result))
+        self.queue.put(result if index < 0 else (index, result))
         if self._finished_spawning and self._unfinished <= 0:
             self._finish(None, self._count)
 
@@ -135,7 +137,7 @@ class IMap(IMapUnordered):
     def _next_result(self) -> Any:
         wanted, early = self._next_index, self._early
         while wanted not in early:
-            index, result = self._results.get()
+            index, result = self.queue.get()
             early[index] = result
         self._next_index = wanted + 1
         return early.pop(wanted)
@@ -144,7 +146,7 @@ class IMap(IMapUnordered):
         task.rawlink(lambda task: self._deliver(self._result_of(task), index))
 
     def _end(self, result: _Raised, index: int) -> None:
-        self._results.put((index, result))
+        self.queue.put((index, result))
 
 
 class GroupMappingMixin:
@@ -329,6 +331,9 @@ class Group(GroupMappingMixin):
                 if not block:
                     break
                 joinall(list(self.greenlets))
+                if self.greenlets:
+                    # They have ended, but their links, which take them out of the group, were not called yet.
+                    sleep(0)
         except Timeout as expired:
             if expired is not timer:
                 raise
