@@ -231,3 +231,13 @@ def test_a_timeout_object_is_taken_where_seconds_are():
     sleeper.kill()
     reader.close()
     writer.close()
+
+
+@pytest.mark.ours_only("gevent reports it in the hub, and the greenlet waits on")
+@pytest.mark.parametrize("wrong", [object(), int, 17], ids=["object", "class", "number"])
+def test_what_cannot_be_raised_makes_a_type_error_in_the_greenlet(wrong):
+    timeout = Timeout(0.001, wrong)
+    timeout.start()
+    with pytest.raises(TypeError, match="exceptions must"):
+        gevent.sleep(1000)
+    timeout.close()

@@ -2,4 +2,5 @@
 from contextvars import Context, ContextVar, Token, copy_context
 
 __all__ = ["ContextVar", "Context", "copy_context", "Token"]
-__implements__ = __all__
+__implements__: list[str] = []
+__imports__ = __all__

@@ -301,7 +301,7 @@ class Hub(_greenrust.Hub):
             stream.write(f"{t.__name__}\n")
         else:
             traceback.print_exception(t, v, tb, file=stream)
-        stream.write(time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime()) + "Z")
+        stream.write(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         if context is None:
             stream.write("\n")
             return

@@ -169,7 +169,7 @@ fn expire(timeout: &Bound<'_, PyTimeout>, greenlet: &Bound<'_, PyGreenlet>, orig
         _ => timeout.clone().into_any(),
     };
     if greenlet.get().raw().shield_against(origin).is_some() {
-        let error = crate::lowlevel::thrown(py, Some(&exception), None, None)?;
+        let error = crate::lowlevel::thrown(py, Some(&exception), None, None).unwrap_or_else(|error| error);
         timeout.get().fields.held_for.replace(Some(greenlet.get().raw().clone()));
         greenlet
             .get()
@@ -185,7 +185,8 @@ fn expire(timeout: &Bound<'_, PyTimeout>, greenlet: &Bound<'_, PyGreenlet>, orig
 }
 
 fn throw_into(greenlet: &Bound<'_, PyGreenlet>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
-    let error = crate::lowlevel::thrown(greenlet.py(), Some(exception), None, None)?;
+    // What cannot be raised is the fault of the greenlet that waits for it: it gets the TypeError that says so.
+    let error = crate::lowlevel::thrown(greenlet.py(), Some(exception), None, None).unwrap_or_else(|error| error);
     PyGreenlet::enter(greenlet, Payload::Throw(Box::new(error))).map(drop)
 }
 
