@@ -1,0 +1,176 @@
+//! What must hold for whatever bytes a stranger sends: one function for each fuzz target.
+//!
+//! The binaries beside this file give them to cargo-fuzz, which needs a nightly compiler; the test `http_fuzz` of the
+//! runtime drives the same functions on a stable one, with bytes of its own making.
+
+#![forbid(unsafe_code)]
+
+use greenrust::http::{BodyDecoder, BodyError, BodyKind, ParseStatus, RequestError, RequestLimits, RequestParser};
+
+/// Takes the first byte as the size of the pieces in which the others come.
+fn pieces(input: &[u8]) -> (usize, &[u8]) {
+    match input.split_first() {
+        Some((&step, bytes)) => (usize::from(step).max(1), bytes),
+        None => (1, input),
+    }
+}
+
+/// Parses `bytes` as reads of `step` bytes would bring them.
+fn parse(bytes: &[u8], step: usize) -> (RequestParser, Result<ParseStatus, RequestError>) {
+    let mut parser = RequestParser::default();
+    let mut end: usize = 0;
+    loop {
+        end = end.saturating_add(step).min(bytes.len());
+        let status = parser.parse(&bytes[..end]);
+        if status != Ok(ParseStatus::Incomplete) || end == bytes.len() {
+            return (parser, status);
+        }
+    }
+}
+
+/// Request heads: no input panics, a verdict does not depend on how the bytes are split, and an accepted head has one
+/// reading only.
+pub fn request_head(input: &[u8]) {
+    let (step, bytes) = pieces(input);
+    let (parser, status) = parse(bytes, usize::MAX);
+    assert_eq!(status, parse(bytes, step).1);
+    let Ok(ParseStatus::Complete { consumed }) = status else {
+        return;
+    };
+    let head = parser.head(bytes);
+    assert!(!head.method().is_empty() && !head.target().is_empty());
+    let _ = (head.path_and_query(), head.authority(), head.upgrade());
+    for header in head.headers() {
+        assert!(!header.name.is_empty());
+        assert!(!header.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+    }
+    let lines = bytes[..consumed].trim_ascii_start();
+    let line_ends = lines.windows(2).filter(|pair| pair == b"\r\n").count();
+    assert_eq!(lines.iter().filter(|&&byte| byte == b'\n').count(), line_ends);
+    assert_eq!(head.headers().len(), line_ends - 2);
+}
+
+/// Decodes `bytes` in pieces of `step` bytes; returns the data and where the body ends.
+fn decode(bytes: &[u8], step: usize, max_bytes: u64) -> Result<(Vec<u8>, usize), BodyError> {
+    let mut decoder = BodyDecoder::new(BodyKind::Chunked, Some(max_bytes))?;
+    let mut data = Vec::new();
+    let mut position: usize = 0;
+    while position < bytes.len() && !decoder.is_finished() {
+        let piece = &bytes[position..position.saturating_add(step).min(bytes.len())];
+        let decoded = decoder.decode(piece)?;
+        assert!(decoded.consumed > 0);
+        data.extend_from_slice(&piece[decoded.data]);
+        position += decoded.consumed;
+    }
+    decoder.end_of_stream()?;
+    Ok((data, position))
+}
+
+/// Chunked bodies: no input panics, each call gets on, and neither data nor verdict depends on how the bytes are split.
+pub fn chunked_body(input: &[u8]) {
+    let (step, bytes) = pieces(input);
+    let (limit, bytes) = bytes.split_first().map_or((0, bytes), |(&limit, bytes)| (u64::from(limit) * 16, bytes));
+    let whole = decode(bytes, usize::MAX, limit);
+    assert_eq!(whole, decode(bytes, step, limit));
+    if let Ok((data, end)) = whole {
+        assert!(data.len() as u64 <= limit);
+        assert!(bytes[..end].ends_with(b"\r\n"));
+    }
+}
+
+/// What a connection brought.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Request {
+        head: Vec<u8>,
+        body: Vec<u8>,
+        keeps: bool,
+    },
+    RefusedHead(RequestError),
+    RefusedBody(BodyError),
+    /// The connection ended in the middle.
+    Cut,
+}
+
+const LIMITS: RequestLimits =
+    RequestLimits { request_line_bytes: 256, header_bytes: 1024, header_count: 16, ..RequestLimits::DEFAULT };
+
+/// Serves a connection whose bytes come in pieces of `step`, as a server does: head, body, head, body...
+fn serve(bytes: &[u8], step: usize) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    let mut parser = RequestParser::new(LIMITS);
+    let mut buffer = Vec::new();
+    let mut arrivals = bytes.chunks(step);
+    'requests: loop {
+        let consumed = loop {
+            match parser.parse(&buffer) {
+                Ok(ParseStatus::Complete { consumed }) => break consumed,
+                Ok(ParseStatus::Incomplete) => {}
+                Err(error) => {
+                    seen.push(Seen::RefusedHead(error));
+                    return seen;
+                }
+            }
+            match arrivals.next() {
+                Some(piece) => buffer.extend_from_slice(piece),
+                None => {
+                    if parser.has_partial_head() {
+                        seen.push(Seen::Cut);
+                    }
+                    return seen;
+                }
+            }
+            // A head can't grow beyond its limits: what is buffered is bounded, whatever comes.
+            assert!(buffer.len() <= 256 + 1024 + 64 + step);
+        };
+        let head = parser.head(&buffer);
+        let (kind, keeps) = (head.body_kind(), head.wants_keep_alive());
+        let head = buffer[..consumed].to_vec();
+        buffer.drain(..consumed);
+        let mut decoder = match BodyDecoder::new(kind, Some(512)) {
+            Ok(decoder) => decoder,
+            Err(error) => {
+                seen.push(Seen::RefusedBody(error));
+                return seen;
+            }
+        };
+        let mut body = Vec::new();
+        while !decoder.is_finished() {
+            if buffer.is_empty() {
+                match arrivals.next() {
+                    Some(piece) => buffer.extend_from_slice(piece),
+                    None => {
+                        seen.push(Seen::Cut);
+                        return seen;
+                    }
+                }
+            }
+            match decoder.decode(&buffer) {
+                Ok(decoded) => {
+                    assert!(decoded.consumed > 0);
+                    body.extend_from_slice(&buffer[decoded.data.clone()]);
+                    buffer.drain(..decoded.consumed);
+                }
+                Err(error) => {
+                    seen.push(Seen::RefusedBody(error));
+                    return seen;
+                }
+            }
+        }
+        assert!(body.len() <= 512);
+        seen.push(Seen::Request { head, body, keeps });
+        if !keeps {
+            break 'requests;
+        }
+    }
+    seen
+}
+
+/// Whole connections: the requests that are seen, and the end, do not depend on how the bytes are split: no part of one
+/// request can become another one.
+pub fn connection(input: &[u8]) {
+    let (step, bytes) = pieces(input);
+    let whole = serve(bytes, bytes.len().max(1));
+    assert_eq!(whole, serve(bytes, step));
+    assert_eq!(whole, serve(bytes, 1));
+}

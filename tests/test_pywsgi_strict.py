@@ -1,0 +1,207 @@
+"""What pywsgi refuses: requests that are malformed, or that two implementations could read differently.
+
+Each case names the section of the RFC that it is about. A refused request must not reach the application, nor must what
+follows it on the connection: that is what smuggled requests are.
+"""
+import io
+import random
+
+import pytest
+from gevent.pywsgi import WSGIServer
+from http_client import Client
+
+pytestmark = pytest.mark.ours_only("the real server lets much of this pass")
+
+NEXT = b"GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n"
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(application, **options):
+        server = WSGIServer(("127.0.0.1", 0), application, log=None, error_log=io.StringIO(), **options)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(timeout=1)
+
+
+def line(text):
+    return text + b"\r\nHost: t\r\n\r\n"
+
+
+def field(text):
+    return b"GET / HTTP/1.1\r\nHost: t\r\n" + text + b"\r\n\r\n"
+
+
+def post(fields, body=b"body"):
+    return b"POST / HTTP/1.1\r\nHost: t\r\n" + fields + b"\r\n\r\n" + body
+
+
+def chunks(body):
+    return post(b"Transfer-Encoding: chunked", body)
+
+
+REFUSED = [
+    # Framing: the length of a body has one reading.
+    ("RFC 9112 6.1 Transfer-Encoding and Content-Length", 400,
+     post(b"Content-Length: 4\r\nTransfer-Encoding: chunked", b"0\r\n\r\n")),
+    ("RFC 9112 6.1 the other way round", 400,
+     post(b"Transfer-Encoding: chunked\r\nContent-Length: 4", b"0\r\n\r\n")),
+    ("RFC 9112 6.1 Transfer-Encoding in HTTP/1.0", 400,
+     b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ("RFC 9112 6.1 unknown coding", 501, post(b"Transfer-Encoding: xchunked")),
+    ("RFC 9112 6.1 unknown coding before chunked", 501, post(b"Transfer-Encoding: x, chunked")),
+    ("RFC 9112 6.1 gzip, which is not decoded", 501, post(b"Transfer-Encoding: gzip, chunked")),
+    ("RFC 9112 6.3 chunked is not the last coding", 400, post(b"Transfer-Encoding: chunked, identity")),
+    ("RFC 9112 7 chunked twice", 400, post(b"Transfer-Encoding: chunked, chunked")),
+    ("RFC 9112 7 chunked twice, in two fields", 400,
+     post(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked")),
+    ("RFC 9112 6.1 empty Transfer-Encoding", 400, post(b"Transfer-Encoding:")),
+    ("RFC 9112 6.3 differing lengths", 400, post(b"Content-Length: 4\r\nContent-Length: 5")),
+    ("RFC 9112 6.3 differing lengths in a list", 400, post(b"Content-Length: 4, 5")),
+    ("RFC 9110 8.6 sign", 400, post(b"Content-Length: +4")),
+    ("RFC 9110 8.6 negative", 400, post(b"Content-Length: -4")),
+    ("RFC 9110 8.6 hexadecimal", 400, post(b"Content-Length: 0x4")),
+    ("RFC 9110 8.6 underscore", 400, post(b"Content-Length: 1_0")),
+    ("RFC 9110 8.6 fraction", 400, post(b"Content-Length: 4.0")),
+    ("RFC 9110 8.6 space within", 400, post(b"Content-Length: 4 4")),
+    ("RFC 9110 8.6 empty", 400, post(b"Content-Length:")),
+    ("RFC 9110 8.6 beyond 64 bits", 400, post(b"Content-Length: 18446744073709551620")),
+    ("RFC 9110 8.6 digits beyond ASCII", 400, post("Content-Length: \u0664".encode())),
+    # Fields.
+    ("RFC 9112 5.1 space before the colon", 400, post(b"Content-Length : 4")),
+    ("RFC 9112 5.1 tab before the colon", 400, post(b"Transfer-Encoding\t: chunked")),
+    ("RFC 9112 5.1 no name", 400, field(b": value")),
+    ("RFC 9112 5 no colon", 400, field(b"nonsense")),
+    ("RFC 9110 5.6.2 name is no token", 400, field(b"a(b: c")),
+    ("RFC 9110 5.6.2 name beyond ASCII", 400, field(b"\xe9: c")),
+    ("RFC 9112 5.2 folded line", 400, field(b"X-A: 1\r\n folded")),
+    ("RFC 9112 2.2 space before the first field", 400, b"GET / HTTP/1.1\r\n Host: t\r\n\r\n"),
+    ("RFC 9110 5.5 NUL in a value", 400, field(b"X-A: a\0b")),
+    ("RFC 9110 5.5 CR in a value", 400, field(b"X-A: a\rb")),
+    ("RFC 9110 5.5 control byte in a value", 400, field(b"X-A: a\x01b")),
+    ("RFC 9110 5.5 DEL in a value", 400, field(b"X-A: a\x7fb")),
+    ("RFC 9112 2.2 bare LF behind the request line", 400, b"GET / HTTP/1.1\nHost: t\r\n\r\n"),
+    ("RFC 9112 2.2 bare LF behind a field", 400, b"GET / HTTP/1.1\r\nHost: t\n\r\n"),
+    ("RFC 9112 2.2 bare LF for the empty line", 400, b"GET / HTTP/1.1\r\nHost: t\r\n\n"),
+    # The request line.
+    ("RFC 9112 3 nonsense", 400, line(b"nonsense")),
+    ("RFC 9112 3 HTTP/0.9", 400, b"GET /\r\n\r\n"),
+    ("RFC 9112 3 two spaces", 400, line(b"GET  / HTTP/1.1")),
+    ("RFC 9112 3 tab for a space", 400, line(b"GET\t/ HTTP/1.1")),
+    ("RFC 9112 3 space in the target", 400, line(b"GET /a b HTTP/1.1")),
+    ("RFC 9112 3 space at the end", 400, line(b"GET / HTTP/1.1 ")),
+    ("RFC 9112 3 too long", 414, line(b"GET /" + b"x" * 9000 + b" HTTP/1.1")),
+    ("RFC 9110 9.1 method is no token", 400, line(b"G(T / HTTP/1.1")),
+    ("RFC 9112 3.2 NUL in the target", 400, line(b"GET /\0 HTTP/1.1")),
+    ("RFC 9112 3.2 fragment", 400, line(b"GET /a#b HTTP/1.1")),
+    ("RFC 9112 3.2.3 authority form without CONNECT", 400, line(b"GET t:80 HTTP/1.1")),
+    ("RFC 9112 3.2.4 asterisk without OPTIONS", 400, line(b"GET * HTTP/1.1")),
+    ("RFC 9110 4.2.4 user information", 400, line(b"GET http://a@t/ HTTP/1.1")),
+    ("RFC 9112 2.3 version in lower case", 400, line(b"GET / http/1.1")),
+    ("RFC 9112 2.3 version of two digits", 400, line(b"GET / HTTP/1.10")),
+    ("RFC 9110 15.6.6 HTTP/2.0", 505, line(b"GET / HTTP/2.0")),
+    ("RFC 9113 3.4 preface of HTTP/2", 505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    # Host.
+    ("RFC 9112 3.2 no Host", 400, b"GET / HTTP/1.1\r\n\r\n"),
+    ("RFC 9112 3.2 two Hosts", 400, b"GET / HTTP/1.1\r\nHost: t\r\nHost: t\r\n\r\n"),
+    ("RFC 9110 7.2 Host is no host", 400, b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
+    ("RFC 9110 7.2 Host with user information", 400, b"GET / HTTP/1.1\r\nHost: a@t\r\n\r\n"),
+    # How much.
+    ("RFC 6585 5 too many fields", 431, field(b"\r\n".join(b"X-%d: 1" % number for number in range(150)))),
+    ("RFC 6585 5 too large fields", 431, field(b"X-A: " + b"x" * 70000)),
+    # Chunks.
+    ("RFC 9112 7.1 size is no number", 400, chunks(b"x\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 no size", 400, chunks(b"\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 sign", 400, chunks(b"+4\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 negative", 400, chunks(b"-4\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 prefix", 400, chunks(b"0x4\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 underscore", 400, chunks(b"1_0\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 beyond 64 bits", 400, chunks(b"10000000000000004\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 space before the size", 400, chunks(b" 4\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 2.2 bare LF behind the size", 400, chunks(b"4\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1 no CRLF behind the data", 400, chunks(b"4\r\nbodyX\r\n0\r\n\r\n")),
+    ("RFC 9112 2.2 bare LF behind the data", 400, chunks(b"4\r\nbody\n0\r\n\r\n")),
+    ("RFC 9112 7.1.1 extension without a name", 400, chunks(b"4;=a\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1.1 control byte in an extension", 400, chunks(b"4;a=\x01\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1.1 endless extension", 400, chunks(b"4;" + b"a" * 20000)),
+    ("RFC 9112 7.1.2 malformed trailer", 400, chunks(b"4\r\nbody\r\n0\r\nnonsense\r\n\r\n")),
+    ("RFC 9112 5.2 folded trailer", 400, chunks(b"4\r\nbody\r\n0\r\nA: b\r\n c\r\n\r\n")),
+    ("RFC 9110 6.5.1 endless trailers", 400, chunks(b"0\r\n" + b"A: b\r\n" * 20000)),
+]
+
+ACCEPTED = [
+    ("RFC 9112 2.2 an empty line before the request", b"\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n"),
+    ("RFC 9112 3.2.2 absolute form", b"GET http://t/ HTTP/1.1\r\nHost: t\r\n\r\n"),
+    ("RFC 9112 3.2 empty Host", b"GET / HTTP/1.1\r\nHost:\r\n\r\n"),
+    ("RFC 9112 5.1 no space behind the colon", b"GET / HTTP/1.1\r\nHost:t\r\n\r\n"),
+    ("RFC 9110 5.5 bytes beyond ASCII", field(b"X-A: \xe9")),
+    ("RFC 9110 8.6 zero", post(b"Content-Length: 0", b"")),
+    ("RFC 9110 8.6 leading zeros", post(b"Content-Length: 0004", b"body")),
+    ("RFC 9112 6.1 coding in capitals", post(b"Transfer-Encoding: Chunked", b"0\r\n\r\n")),
+    ("RFC 9112 7.1 size in capitals, with zeros", chunks(b"00A\r\n0123456789\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1.1 extensions", chunks(b'4;a;b=c;d="e\\"f"\r\nbody\r\n0;x\r\n\r\n')),
+    ("RFC 9112 7.1.2 trailers", chunks(b"4\r\nbody\r\n0\r\nA: b\r\n\r\n")),
+]
+
+
+def application_that_notes(seen):
+    def application(environ, start_response):
+        seen.append(environ["PATH_INFO"])
+        body = environ["wsgi.input"].read()
+        seen.append(body)
+        start_response("200 OK", [])
+        return [body]
+
+    return application
+
+
+@pytest.mark.parametrize(("rule", "status", "data"), [pytest.param(*case, id=case[0]) for case in REFUSED])
+def test_refused(serve, rule, status, data):
+    assert rule.startswith("RFC ")
+    seen = []
+    with Client(serve(application_that_notes(seen))) as client:
+        client.send(data + NEXT)
+        answered, headers, _ = client.answer()
+        assert answered == status
+        assert headers["connection"] == "close"
+        assert client.at_end()
+    # The head of a request whose body is malformed was good; its body and what follows must not get through.
+    assert seen == (["/"] if b"ransfer-Encoding: chunked\r\n\r\n" in data and seen else [])
+
+
+@pytest.mark.parametrize(("rule", "data"), [pytest.param(*case, id=case[0]) for case in ACCEPTED])
+def test_accepted_and_the_next_request_is_found(serve, rule, data):
+    seen = []
+    with Client(serve(application_that_notes(seen))) as client:
+        client.send(data + NEXT)
+        assert client.answer()[0] == 200
+        assert client.answer()[0] == 200
+    assert seen[::2] == ["/", "/smuggled"]
+
+
+def test_no_bytes_stop_the_server(serve):
+    """Mutations of the cases above: each connection is answered or closed, and the server serves on."""
+    randomness = random.Random(1)
+    pieces = [case[-1] for case in REFUSED + ACCEPTED if len(case[-1]) < 500]
+    server = serve(application_that_notes([]))
+    for _ in range(600):
+        data = bytearray(b"".join(randomness.choices(pieces, k=2)))
+        for _ in range(randomness.randrange(4)):
+            place = randomness.randrange(len(data))
+            new = randomness.choice([b"", b"\r\n", b"\0", b"0", b"chunked", b":"])
+            data[place:place + randomness.randrange(4)] = new
+        with Client(server) as client:
+            try:
+                client.send(data)
+                client.sock.shutdown(1)
+                client.file.read()
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+    with Client(server) as client:
+        assert client.get()[0] == 200
