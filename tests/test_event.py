@@ -6,6 +6,15 @@ import pytest
 from gevent.event import AsyncResult, Event
 
 
+@pytest.mark.parametrize("cls", [Event, AsyncResult])
+def test_classes_take_no_arguments_but_may_be_called_with_empty_ones(cls):
+    assert not cls(*[], **{}).ready()
+    with pytest.raises(TypeError):
+        cls(1)
+    with pytest.raises(TypeError):
+        cls(word=1)
+
+
 def test_set_wakes_all_waiters_in_order():
     event, order = Event(), []
 

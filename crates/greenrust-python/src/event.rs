@@ -33,7 +33,7 @@ fn refuse_arguments(
     args: &Bound<'_, PyTuple>,
     kwargs: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<()> {
-    if is_own && !(args.is_empty() && kwargs.is_none()) {
+    if is_own && !(args.is_empty() && kwargs.is_none_or(|kwargs| kwargs.is_empty())) {
         return Err(PyTypeError::new_err(format!("{}() takes no arguments", cls.name()?)));
     }
     Ok(())
