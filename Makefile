@@ -4,6 +4,8 @@
 #   make demo                        build, install, run the six programs of the tutorial
 #   make test                        everything that must pass
 #   make test-browser                the chat example in headless Chromium, which is installed
+#   make test-clients                database drivers, message queues, celery, locust ... with real servers
+#   make shim                        a wheel named gevent that stands for this one: see README.md
 #   PYTHON=python3.13 make test      the same on another interpreter
 
 SHELL := /bin/bash
@@ -18,18 +20,20 @@ $(error $(PYTHON) does not run: name a CPython >= 3.11 by PYTHON=...)
 endif
 VENV ?= .venv-$(PYTHON_VERSION)
 REAL_VENV ?= .venv-real-$(PYTHON_VERSION)
+CLIENTS_VENV ?= .venv-clients-$(PYTHON_VERSION)
 REAL_GEVENT := gevent==26.9.0
 PYTEST_ARGS ?=
 
 bin := $(VENV)/bin
 real_bin := $(REAL_VENV)/bin
+clients_bin := $(CLIENTS_VENV)/bin
 wheels := target/wheels-$(PYTHON_VERSION)
 
 # PyO3 asks this interpreter for its version and headers.
 export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs test-browser clean
+.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs test-browser test-clients shim clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -77,6 +81,20 @@ test-browser: install
 	$(PYTHON) scripts/list_requirements.py browser > $(VENV)/requirements-browser.txt
 	$(bin)/python -m pip install --quiet -r $(VENV)/requirements-browser.txt
 	$(bin)/python -m pytest --implementation=greenrust tests/browser $(PYTEST_ARGS)
+
+# Real clients of real servers, in an environment of their own, where pip installs what requires gevent.
+test-clients: install shim
+	scripts/install-test-programs tests/clients/programs.txt
+	test -x $(clients_bin)/python || $(PYTHON) -m venv $(CLIENTS_VENV)
+	$(PYTHON) scripts/list_requirements.py dependencies clients > $(CLIENTS_VENV)/requirements.txt
+	echo 'pytest-timeout>=2.3' >> $(CLIENTS_VENV)/requirements.txt
+	$(clients_bin)/python -m pip install --quiet --force-reinstall --no-deps $(wheels)/greenrust-*.whl target/shim/gevent-*.whl
+	$(clients_bin)/python -m pip install --quiet -r $(CLIENTS_VENV)/requirements.txt
+	$(clients_bin)/python -m pytest --implementation=greenrust tests/clients $(PYTEST_ARGS)
+
+shim:
+	rm -rf target/shim
+	$(PYTHON) scripts/build_shim.py target/shim
 
 # The wheel that users get, installed as they install it.
 install: $(VENV)/.tools

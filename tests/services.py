@@ -5,8 +5,10 @@ be there (REQUIRE_TEST_PROGRAMS, as in `.ci/run`), it fails. `programs.txt` list
 """
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -41,35 +43,39 @@ def free_port(host="127.0.0.1"):
 
 
 class start:
-    """Run `command` (a list) until the block is left; it is ready when `is_ready()` is true, within `patience` seconds.
+    """Run `command` (a list) until the block is left; it has `patience` seconds until `is_ready()` is true.
 
-    The context is the subprocess.Popen. The program is ended by SIGTERM, by SIGKILL if that does not help in 10 s. What
-    it prints is shown when it ends too early or isn't ready in time.
+    The context is the subprocess.Popen. The program is ended by the signal `end_by`, by SIGKILL if that does not help
+    in 10 s. What it prints is shown when it ends too early or isn't ready in time.
     """
 
-    def __init__(self, command, is_ready, patience=20, **popen):
+    def __init__(self, command, is_ready, patience=20, end_by=signal.SIGTERM, **popen):
         self.command, self.is_ready, self.patience, self.popen = command, is_ready, patience, popen
+        self.end_by = end_by
         self.process = None
 
     def __enter__(self):
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **self.popen
-        )
-        until = time.monotonic() + self.patience
-        while not self.is_ready():
-            ended = self.process.poll() is not None
-            if ended or time.monotonic() > until:
-                self.process.kill()
-                output = self.process.communicate()[0].decode(errors="replace")
-                what = f"ended with {self.process.returncode}" if ended else f"is not ready after {self.patience} s"
-                raise RuntimeError(f"{self.command[0]} {what}:\n{output}")
-            time.sleep(0.02)
+        # A file takes whatever it prints; a pipe that nobody reads would stop it.
+        with tempfile.TemporaryFile() as output:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **self.popen
+            )
+            until = time.monotonic() + self.patience
+            while not self.is_ready():
+                ended = self.process.poll() is not None
+                if ended or time.monotonic() > until:
+                    self.process.kill()
+                    self.process.wait()
+                    what = f"ended with {self.process.returncode}" if ended else f"is not ready after {self.patience} s"
+                    output.seek(0)
+                    raise RuntimeError(f"{self.command[0]} {what}:\n{output.read().decode(errors='replace')}")
+                time.sleep(0.02)
         return self.process
 
     def __exit__(self, *exc_info):
-        self.process.terminate()
+        self.process.send_signal(self.end_by)
         try:
-            self.process.communicate(timeout=10)
+            self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
