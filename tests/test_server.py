@@ -1,4 +1,7 @@
 """StreamServer."""
+import socket as native
+import time
+
 import gevent
 import pytest
 from gevent import socket
@@ -134,3 +137,26 @@ def test_address_in_use_is_an_error(serve):
     with pytest.raises(OSError):
         other.start()
     other.stop()
+
+
+def test_nothing_is_accepted_when_a_greenlet_that_wakes_at_the_same_time_closes_the_server():
+    handled = []
+
+    def handle(sock, address):
+        handled.append(server.closed)
+
+    server = StreamServer(("127.0.0.1", 0), handle)
+    server.start()
+    gevent.sleep(0)
+    with native.socket() as client:
+        def connect_and_keep_the_thread():
+            # The listener becomes readable, and the time of the other greenlet comes, before the loop looks again.
+            client.connect(server.address)
+            time.sleep(0.02)
+
+        gevent.spawn(connect_and_keep_the_thread)
+        gevent.sleep(0.01)
+        server.close()
+        gevent.sleep(0)
+        gevent.sleep(0.001)
+    assert handled == []

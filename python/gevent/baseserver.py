@@ -46,6 +46,7 @@ class BaseServer:
         self._stop_event.set()
         self._watcher: Any = None
         self._timer: Any = None
+        self._will_read = False
         self._handle: Any = None
         self.pool: Any = None
         try:
@@ -113,7 +114,7 @@ class BaseServer:
         """Begin to accept clients."""
         if self._watcher is None:
             self._watcher = self.loop.io(self.socket.fileno(), 1)
-            self._watcher.start(self._do_read)
+            self._watcher.start(self._on_readable)
 
     def stop_accepting(self) -> None:
         """Accept no clients for now."""
@@ -150,6 +151,18 @@ class BaseServer:
         self._timer = self.loop.timer(self.delay)
         self._timer.start(self._start_accepting_if_started)
         self.delay = min(self.max_delay, self.delay * 2)
+
+    def _on_readable(self) -> None:
+        # Runs in the hub. Greenlets that were woken in the same round get their turn first: if one of them closes the
+        # server, nothing is accepted that would find it closed, and other processes get the connection.
+        if not self._will_read:
+            self._will_read = True
+            self.loop.run_callback(self._read_if_accepting)
+
+    def _read_if_accepting(self) -> None:
+        self._will_read = False
+        if self._watcher is not None:
+            self._do_read()
 
     def _do_read(self) -> None:
         # Runs in the hub, whenever the listener is readable.
