@@ -3,6 +3,7 @@
 #
 #   make demo                        build, install, run the six programs of the tutorial
 #   make test                        everything that must pass
+#   make fuzz                        the fuzz targets, for some seconds each
 #   make test-browser                the chat example in headless Chromium, which is installed
 #   make test-clients                database drivers, message queues, celery, locust ... with real servers
 #   make shim                        a wheel named gevent that stands for this one: see README.md
@@ -33,7 +34,8 @@ wheels := target/wheels-$(PYTHON_VERSION)
 export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs test-browser test-clients shim clean
+.PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs
+.PHONY: test-browser test-clients fuzz shim clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -55,6 +57,10 @@ check-rust: $(VENV)/.tools
 check-source: $(VENV)/.tools
 	$(bin)/ruff check .
 	$(bin)/python scripts/check_directions.py
+
+# Each target of fuzz/ for some seconds; `scripts/fuzz --seconds 3600 TARGET` goes on for longer.
+fuzz:
+	scripts/fuzz --seconds 10
 
 # -- for each interpreter ---------------------------------------------------------------------------------
 

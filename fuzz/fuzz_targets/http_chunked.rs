@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run http_chunked`; see [`greenrust_fuzz::chunked_body`].
+//! `scripts/fuzz http_chunked`; see [`greenrust_fuzz::chunked_body`].
 
 #![no_main]
 

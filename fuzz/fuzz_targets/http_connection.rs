@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run http_connection`; see [`greenrust_fuzz::connection`].
+//! `scripts/fuzz http_connection`; see [`greenrust_fuzz::connection`].
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run http_request`; see [`greenrust_fuzz::request_head`].
+//! `scripts/fuzz http_request`; see [`greenrust_fuzz::request_head`].
 
 #![no_main]
 

@@ -1,11 +1,11 @@
 //! What must hold for whatever bytes a stranger sends: one function for each fuzz target.
 //!
-//! The binaries beside this file give them to cargo-fuzz, which needs a nightly compiler; the test `http_fuzz` of the
-//! runtime drives the same functions on a stable one, with bytes of its own making.
+//! The binaries beside this file give them to libFuzzer; `scripts/fuzz` builds and runs these.
 
 #![forbid(unsafe_code)]
 
 use greenrust::http::{BodyDecoder, BodyError, BodyKind, ParseStatus, RequestError, RequestLimits, RequestParser};
+use greenrust::websocket::{Connection, DeflateParameters, Event, Options};
 
 /// Takes the first byte as the size of the pieces in which the others come.
 fn pieces(input: &[u8]) -> (usize, &[u8]) {
@@ -173,4 +173,65 @@ pub fn connection(input: &[u8]) {
     let whole = serve(bytes, bytes.len().max(1));
     assert_eq!(whole, serve(bytes, step));
     assert_eq!(whole, serve(bytes, 1));
+}
+
+/// The largest message that the fuzzed server takes, in bytes.
+const MAX_MESSAGE: usize = 10_000;
+
+/// Returns the events, and whether the client was found to be at fault.
+///
+/// `step` is how many bytes each read brings.
+fn converse(bytes: &[u8], step: usize, deflate: Option<DeflateParameters>) -> (Vec<String>, bool) {
+    let options = Options { max_message_size: MAX_MESSAGE, ..Options::default() };
+    let mut connection = Connection::new(options, deflate);
+    let mut events = Vec::new();
+    let mut output = Vec::new();
+    let (mut start, mut end) = (0, 0_usize);
+    while end < bytes.len() {
+        end = end.saturating_add(step).min(bytes.len());
+        loop {
+            let mut used = 0;
+            let received = connection.receive(&bytes[start..end], &mut used, &mut output);
+            start += used;
+            match received {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    let size = match &event {
+                        Event::Text(text) => text.len(),
+                        Event::Binary(data) => data.len(),
+                        Event::Ping(data) | Event::Pong(data) => {
+                            assert!(data.len() <= 125);
+                            data.len()
+                        }
+                        Event::Close(_, reason) => reason.len(),
+                    };
+                    assert!(size <= MAX_MESSAGE);
+                    events.push(format!("{event:?}"));
+                }
+                Err(error) => {
+                    // The answer to the fault is a close frame, sent once, and nothing is taken after it.
+                    assert!(output.ends_with(error.reason().as_bytes()) || connection.is_closing());
+                    return (events, true);
+                }
+            }
+        }
+    }
+    // No event is answered by more than it took.
+    assert!(output.len() <= bytes.len() + 8);
+    (events, false)
+}
+
+/// A client's bytes after the handshake of a WebSocket: no input panics, nothing grows past its limit, and the events do not
+/// depend on how the bytes are split.
+pub fn websocket(input: &[u8]) {
+    let (step, bytes) = pieces(input);
+    let (compresses, bytes) = bytes.split_first().map_or((false, bytes), |(&flag, bytes)| (flag & 1 == 1, bytes));
+    let deflate = compresses.then_some(DeflateParameters {
+        server_no_context_takeover: false,
+        client_no_context_takeover: false,
+        server_max_window_bits: 12,
+        client_max_window_bits: 12,
+    });
+    let whole = converse(bytes, usize::MAX, deflate);
+    assert_eq!(whole, converse(bytes, step, deflate));
 }
