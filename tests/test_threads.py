@@ -2,6 +2,7 @@
 import threading
 
 import gevent
+import pytest
 from gevent.event import AsyncResult
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool, ThreadPoolExecutor
@@ -73,6 +74,30 @@ def test_two_hundred_threads_come_and_go():
         assert len(done) == 220
         assert len(os.listdir("/proc/self/fd")) <= before + 2
     """)
+
+
+@pytest.mark.parametrize("is_destroyed", [True, False])
+def test_a_thread_may_end_while_a_callback_of_its_hub_is_suspended(is_destroyed):
+    completed = run_script("""
+        import threading, gevent
+
+        def work():
+            here = lowlevel.getcurrent()
+            gevent.get_hub().loop.run_callback(here.switch)
+            gevent.get_hub().switch()
+            if sys.argv[1] == "True":
+                gevent.get_hub().destroy()
+            done.append(1)
+
+        done = []
+        for _ in range(3):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join(10)
+            assert not thread.is_alive()
+        assert len(done) == 3
+    """, is_destroyed)
+    assert completed.stderr == ""
 
 
 def test_threads_may_end_with_suspended_greenlets():

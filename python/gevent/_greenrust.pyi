@@ -112,6 +112,7 @@ class Hub(greenlet):
     """Base of `gevent.hub.Hub`. Python overrides handle_error(context, type, value, tb) and run()."""
     loop: loop
     thread_ident: int
+    awaits_threads: bool                       # whether a loop with nothing left waits for other threads
     def run_loop(self) -> None: ...            # runs `loop` until nothing is left that could wake anyone
     def switch(self) -> Any: ...
     def wait(self, watcher: Any) -> None: ...

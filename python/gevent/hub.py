@@ -354,11 +354,13 @@ class Hub(_greenrust.Hub):
         if timeout is not None:
             timer = self.loop.timer(timeout, ref=False)
             timer.start(waiter.switch, None)
+        awaits_threads, self.awaits_threads = self.awaits_threads, False
         try:
             waiter.get()
         except LoopExit:
             return True
         finally:
+            self.awaits_threads = awaits_threads
             if timer is not None:
                 timer.stop()
                 timer.close()

@@ -250,6 +250,7 @@ def _make_shutdown(original: Any) -> Any:
         if not _SINCE_3_13 and main._gevent_native_lock is None:
             return
         _release_who_joins_main(main)
+        get_hub().awaits_threads = False
         try:
             if _SINCE_3_13:
                 setattr(main, _HANDLE, _EndedHandle())

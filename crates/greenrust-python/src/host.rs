@@ -110,6 +110,11 @@ impl Thread {
         unsafe { Bound::from_borrowed_ptr(py, self.nothing.get()) }
     }
 
+    /// Says whether the greenlet object at this address is the one that runs.
+    pub fn is_current(&self, greenlet: *mut ffi::PyObject) -> bool {
+        !greenlet.is_null() && self.current.get() == greenlet
+    }
+
     fn note_care(&self) {
         self.arrives_with_care.set(self.is_traced.get() || !self.dropped.borrow().is_empty());
     }
@@ -408,6 +413,19 @@ pub fn begin_park(py: Python<'_>, waiting_for: WaitingFor) -> PyResult<(&'static
 pub fn push_call(_py: Python<'_>, hub: *const Hub, call: impl FnOnce(&Hub) + 'static) {
     // SAFETY: allocated, says the caller; the GIL, which `_py` stands for, keeps its thread from running meanwhile.
     unsafe { &*hub }.push_call(call);
+}
+
+/// Ends another hub's wait for events, if it waits. The caller sees to it that the hub is allocated.
+pub fn end_poll(_py: Python<'_>, hub: *const Hub) {
+    // SAFETY: as in `push_call`.
+    unsafe { &*hub }.end_poll();
+}
+
+/// Counts those of the hubs, which are other threads', for which nobody has left anything to do. The caller sees to it that
+/// they are allocated.
+pub fn count_starving(_py: Python<'_>, hubs: &[*const Hub]) -> usize {
+    // SAFETY: as in `push_call`.
+    hubs.iter().filter(|hub| !unsafe { &***hub }.has_work()).count()
 }
 
 /// Takes one `hold` of another thread's hub, or this thread's, back. The caller sees to it that the hub is allocated.

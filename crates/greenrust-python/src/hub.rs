@@ -18,6 +18,7 @@ use crate::gil::Gil;
 use crate::host::{self, Payload, Thread};
 use crate::loop_;
 use crate::lowlevel::{self, PyGreenlet};
+use crate::other_threads::{self, Patience};
 use crate::thread_state;
 
 /// Native base of gevent.hub.Hub: the greenlet that runs a thread's event loop.
@@ -26,6 +27,7 @@ pub struct PyHub {
     thread_ident: u64,
     loop_object: Gil<RefCell<Option<Py<loop_::PyLoop>>>>,
     is_destroyed: Gil<Cell<bool>>,
+    awaits_threads: Gil<Cell<bool>>,
 }
 
 static DEFAULT_CLASS: PyOnceLock<Gil<RefCell<Option<Py<PyType>>>>> = PyOnceLock::new();
@@ -126,6 +128,7 @@ impl PyHub {
             thread_ident,
             loop_object: Gil::default(),
             is_destroyed: Gil::default(),
+            awaits_threads: Gil::new(Cell::new(true)),
         }))
     }
 
@@ -182,20 +185,45 @@ impl PyHub {
         PyGreenlet::enter(slf.as_super(), Payload::Start(PyTuple::empty(py).unbind(), None))
     }
 
+    /// Whether a loop that has nothing left waits for other threads, as long as there are some: they may wake a greenlet.
+    #[getter]
+    fn awaits_threads(&self) -> bool {
+        self.awaits_threads.get()
+    }
+
+    #[setter]
+    fn set_awaits_threads(&self, flag: bool) {
+        self.awaits_threads.set(flag);
+    }
+
     /// Runs the loop until nothing is left that could wake anyone. Called in the hub greenlet.
     fn run_loop(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let runtime = host::runtime(slf.py());
+        let py = slf.py();
+        let runtime = host::runtime(py);
+        let patience = Patience::default();
+        let mut end = runtime.run(false, false);
         loop {
-            if runtime.run(false, false) == RunEnd::Stopped
+            if end == RunEnd::Stopped
                 && let Some(Payload::Throw(error)) = host::receive()
             {
                 // The hub was destroyed, or its thread ends.
                 return Err(*error);
             }
-            // Those who called `loop.run` go on, and may give the loop something to do.
-            if !loop_::wake_runners() {
-                break;
+            if Thread::with(|thread| thread.is_ending.get()) {
+                // What was thrown in ended a callback that had switched away.
+                return Err(GreenletExit::new_err(()));
             }
+            // Those who called `loop.run` go on, and may give the loop something to do.
+            let is_over = !runtime.is_alive() && !loop_::wake_runners();
+            end = if !is_over {
+                runtime.run(false, false)
+            } else if !slf.get().awaits_threads.get() {
+                break;
+            } else if let Some(end) = other_threads::wait(py, runtime, &patience) {
+                end
+            } else {
+                break;
+            };
         }
         match runtime.take_error() {
             Some(error) => Err(error.into()),
@@ -319,7 +347,7 @@ pub fn duration(seconds: f64) -> std::time::Duration {
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     let runtime = host::runtime(py);
     crate::socket::forget_other_hubs(runtime);
-    crate::threadpool::forget_workers();
+    other_threads::after_fork();
     runtime.reinit_after_fork()?;
     loop_::after_fork(py, runtime);
     Ok(())
@@ -345,10 +373,29 @@ pub fn leave_behind(py: Python<'_>, greenlets: Vec<Bound<'_, PyGreenlet>>) {
     }
 }
 
+/// Says whether an error is only the end of the thread, which ends what its hub does.
+pub fn is_end_of_thread(py: Python<'_>, error: &PyErr) -> bool {
+    Thread::with(|thread| thread.is_ending.get()) && error.is_instance_of::<GreenletExit>(py)
+}
+
 /// Hands an exception to the hub's `handle_error(context, type, value, traceback)`.
 pub fn handle_error(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, error: PyErr) {
+    if is_end_of_thread(py, &error) {
+        return;
+    }
     if let Err(failure) = try_handle_error(py, context, error) {
-        // The handler itself failed.
+        settle_failure(py, context, failure);
+    }
+}
+
+/// Deals with what a handler of errors has raised itself.
+pub fn settle_failure(py: Python<'_>, context: Option<&Bound<'_, PyAny>>, failure: PyErr) {
+    let is_in_hub = Thread::with(|thread| thread.is_current(thread.hub.get()));
+    if is_in_hub && exceptions::is_hub_destroyed(py, &failure) {
+        // It was thrown into a callback that had switched away. `run_loop` finds it.
+        host::runtime(py).stop();
+        host::send(Payload::Throw(Box::new(failure)));
+    } else {
         failure.write_unraisable(py, context);
     }
 }

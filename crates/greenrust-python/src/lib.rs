@@ -16,6 +16,7 @@ mod local;
 mod lock;
 mod loop_;
 mod lowlevel;
+mod other_threads;
 mod pywsgi;
 mod queue;
 mod resolver;

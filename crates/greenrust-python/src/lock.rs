@@ -1,16 +1,14 @@
 //! `gevent.lock`: `Semaphore`, `BoundedSemaphore`, `DummySemaphore` and `RLock`.
 //!
 //! They are the runtime's, with barging: as in gevent, a greenlet that releases and acquires in a loop does not switch.
-//! Threads may share them. A wait that another thread may end keeps its hub from concluding that nobody can.
+//! Threads may share them.
 
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use greenrust::hub::Hub;
 use greenrust::lock::{RLock, Semaphore};
-use greenrust::wait_queue::{Barging, WaitError};
+use greenrust::wait_queue::Barging;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -29,8 +27,6 @@ use crate::timeout::Limit;
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let main = py.import("threading")?.call_method0("main_thread")?.getattr("ident")?;
-    MAIN_THREAD.store(main.extract()?, Ordering::Relaxed);
     module.add_class::<PySemaphore>()?;
     module.add_class::<PyBoundedSemaphore>()?;
     module.add_class::<PyDummySemaphore>()?;
@@ -41,46 +37,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     py.get_type::<PyBoundedSemaphore>().setattr("_OVER_RELEASE_ERROR", py.get_type::<PyValueError>())
 }
 
-static MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
-
-/// Which threads have used an object: none (0), one, or several.
-#[derive(Default)]
-struct Users(Cell<u64>);
-
-impl Users {
-    const SEVERAL: u64 = u64::MAX;
-
-    #[inline]
-    fn note(&self) {
-        let thread = py_hub::thread_ident();
-        let known = self.0.get();
-        if known != thread && known != Self::SEVERAL {
-            self.0.set(if known == 0 { thread } else { Self::SEVERAL });
-        }
-    }
-
-    /// Says whether a wait may be ended by another thread.
-    fn are_several(&self) -> bool {
-        self.0.get() == Self::SEVERAL || py_hub::thread_ident() != MAIN_THREAD.load(Ordering::Relaxed)
-    }
-
-    /// Runs a blocking call of a core. Returns false if its deadline passed.
-    fn block(&self, py: Python<'_>, hub: &Hub, wait: impl FnOnce() -> Result<(), WaitError>) -> PyResult<bool> {
-        let is_held = self.are_several();
-        if is_held {
-            hub.hold();
-        }
-        let result = host::block(py, wait);
-        if is_held {
-            hub.release();
-        }
-        Ok(result?.is_some())
-    }
-}
-
 struct Fields {
     semaphore: Semaphore,
-    users: Users,
     links: Links,
 }
 
@@ -102,7 +60,6 @@ impl PySemaphore {
         Self {
             fields: Gil::new(Fields {
                 semaphore: Semaphore::with_barging(1, Barging::Allowed),
-                users: Users::default(),
                 links: Links::default(),
             }),
         }
@@ -111,7 +68,6 @@ impl PySemaphore {
     #[inline]
     fn take(&self, py: Python<'_>, blocking: bool, timeout: Option<Limit<'_>>) -> PyResult<bool> {
         let fields = &*self.fields;
-        fields.users.note();
         if fields.semaphore.try_acquire_core() {
             return Ok(true);
         }
@@ -121,7 +77,7 @@ impl PySemaphore {
         let hub = py_hub::ensure(py)?;
         Limit::apply_quietly(timeout.as_ref(), false, |seconds| {
             let end = deadline(hub, seconds);
-            fields.users.block(py, hub, || fields.semaphore.acquire_core(end))
+            Ok(host::block(py, || fields.semaphore.acquire_core(end))?.is_some())
         })
     }
 
@@ -198,11 +154,10 @@ impl PySemaphore {
     fn wait(&self, py: Python<'_>, timeout: Option<Limit<'_>>) -> PyResult<usize> {
         let fields = &*self.fields;
         if fields.semaphore.is_locked() {
-            fields.users.note();
             let hub = py_hub::ensure(py)?;
             Limit::apply_quietly(timeout.as_ref(), false, |seconds| {
                 let end = deadline(hub, seconds);
-                fields.users.block(py, hub, || fields.semaphore.wait_core(end))
+                Ok(host::block(py, || fields.semaphore.wait_core(end))?.is_some())
             })?;
         }
         Ok(fields.semaphore.permits())
@@ -225,9 +180,7 @@ impl PySemaphore {
         self.fields.semaphore.waiting() + self.fields.links.len()
     }
 
-    fn _at_fork_reinit(&self) {
-        self.fields.users.0.set(0);
-    }
+    fn _at_fork_reinit(&self) {}
 
     fn __enter__(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
@@ -289,7 +242,6 @@ impl Method for Acquire {
         if !arguments.is_empty() {
             return None;
         }
-        fields.users.note();
         fields.semaphore.try_acquire_core().then(|| PyBool::new(slf.py(), true).to_owned().into_any())
     }
 
@@ -414,26 +366,19 @@ impl PyDummySemaphore {
     }
 }
 
-struct RLockFields {
-    lock: RLock,
-    users: Users,
-}
-
 /// RLock(hub=None)
 ///
 /// A lock that its owner, a greenlet, can take again. As a context manager it is acquired and released. *hub* is
 /// accepted and not needed.
 #[pyclass(name = "RLock", module = "gevent.lock", frozen, subclass, weakref)]
 pub struct PyRLock {
-    fields: Gil<RLockFields>,
+    lock: Gil<RLock>,
 }
 
 impl PyRLock {
     fn take(&self, py: Python<'_>, blocking: bool, timeout: Option<Limit<'_>>) -> PyResult<bool> {
-        let fields = &*self.fields;
         host::runtime(py);
-        fields.users.note();
-        if fields.lock.try_acquire_core() {
+        if self.lock.try_acquire_core() {
             return Ok(true);
         }
         if !blocking {
@@ -442,7 +387,7 @@ impl PyRLock {
         let hub = py_hub::ensure(py)?;
         Limit::apply_quietly(timeout.as_ref(), false, |seconds| {
             let end = deadline(hub, seconds);
-            fields.users.block(py, hub, || fields.lock.acquire_core(end))
+            Ok(host::block(py, || self.lock.acquire_core(end))?.is_some())
         })
     }
 
@@ -465,7 +410,7 @@ impl PyRLock {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { fields: Gil::new(RLockFields { lock: RLock::with_barging(Barging::Allowed), users: Users::default() }) }
+        Self { lock: Gil::new(RLock::with_barging(Barging::Allowed)) }
     }
 
     #[pyo3(signature = (hub=None))]
@@ -485,50 +430,47 @@ impl PyRLock {
     /// release(): undoes one acquisition; raises RuntimeError if the running greenlet does not hold the lock.
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         host::runtime(slf.py());
-        slf.get().fields.lock.release().map_err(|_| Self::not_owner(slf))
+        slf.get().lock.release().map_err(|_| Self::not_owner(slf))
     }
 
     /// locked() -> whether any greenlet holds the lock
     fn locked(&self) -> bool {
-        self.fields.lock.count() > 0
+        self.lock.count() > 0
     }
 
     #[getter]
     fn _count(&self) -> usize {
-        self.fields.lock.count()
+        self.lock.count()
     }
 
     /// The greenlet that holds the lock, or None.
     #[getter]
     fn _owner<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.fields.lock.owner().and_then(|owner| PyGreenlet::object_of(py, &owner)).map(Bound::into_any)
+        self.lock.owner().and_then(|owner| PyGreenlet::object_of(py, &owner)).map(Bound::into_any)
     }
 
     fn _is_owned(&self, py: Python<'_>) -> bool {
         host::runtime(py);
-        self.fields.lock.is_owned()
+        self.lock.is_owned()
     }
 
     /// Undoes all acquisitions, as a condition variable does before it waits.
     fn _release_save<'py>(slf: &Bound<'py, Self>) -> PyResult<(usize, Bound<'py, PyAny>)> {
         let py = slf.py();
         let owner = host::current(py).into_any();
-        let count = slf.get().fields.lock.release_all().map_err(|_| Self::not_owner(slf))?;
+        let count = slf.get().lock.release_all().map_err(|_| Self::not_owner(slf))?;
         Ok((count, owner))
     }
 
     /// Takes the lock as often as `_release_save` has released it.
     fn _acquire_restore(&self, py: Python<'_>, state: (usize, Bound<'_, PyAny>)) -> PyResult<()> {
-        let fields = &*self.fields;
-        let hub = py_hub::ensure(py)?;
-        fields.users.note();
-        fields.users.block(py, hub, || fields.lock.acquire_all_core(state.0, None))?;
+        py_hub::ensure(py)?;
+        host::block(py, || self.lock.acquire_all_core(state.0, None))?;
         Ok(())
     }
 
     fn _at_fork_reinit(&self) {
-        self.fields.lock.reset();
-        self.fields.users.0.set(0);
+        self.lock.reset();
     }
 
     fn __enter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use greenrust::hub::RawGreenlet;
 use greenrust::queue::{Peek, Queue, QueueError, Store};
 use greenrust::wait_queue::{Barging, WaitError};
-use pyo3::exceptions::{PyDeprecationWarning, PyException, PyStopIteration, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyDeprecationWarning, PyException, PyIndexError, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -31,6 +31,7 @@ use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
+use crate::other_threads::Turn;
 use crate::timeout::Limit;
 
 pyo3::create_exception!(gevent.queue, ShutDown, PyException, "The queue was shut down.");
@@ -154,6 +155,8 @@ struct PyStore {
     order: Order,
     hooks: Cell<Hooks>,
     items: RefCell<Items>,
+    /// Comparing items runs Python code, in which another thread may come along.
+    turn: Turn,
     /// The queue object, which this is a part of.
     owner: Cell<*mut ffi::PyObject>,
 }
@@ -164,6 +167,7 @@ impl PyStore {
             order,
             hooks: Cell::default(),
             items: RefCell::new(Items::Native(VecDeque::new())),
+            turn: Turn::default(),
             owner: Cell::new(std::ptr::null_mut()),
         }
     }
@@ -179,6 +183,7 @@ impl PyStore {
     where
         A: pyo3::call::PyCallArgs<'py>,
     {
+        let _turn = self.turn.take(name.py());
         let thrown = host::receive();
         // SAFETY: the queue object is alive while a method of its part runs.
         let owner = unsafe { Bound::from_borrowed_ptr(name.py(), self.owner.get()) };
@@ -208,13 +213,17 @@ impl PyStore {
         if let Some(object) = self.object(py) {
             return Ok(object);
         }
-        let class = imported(py, &DEQUE, "collections", "deque")?;
-        let items = match &*self.items.borrow() {
-            Items::Native(items) => items.iter().map(|item| item.clone_ref(py)).collect::<Vec<_>>(),
-            Items::Object(_) => Vec::new(),
-        };
-        let object = class.call1((PyList::new(py, items)?,))?;
-        self.set(object.clone().unbind());
+        let object = imported(py, &DEQUE, "collections", "deque")?.call0()?;
+        // Making the deque may have run a finalizer that uses this queue; appending to it runs none.
+        if let Some(object) = self.object(py) {
+            return Ok(object);
+        }
+        let items = self.items.replace(Items::Object(object.clone().unbind()));
+        if let Items::Native(items) = items {
+            for item in items {
+                object.call_method1(pyo3::intern!(py, "append"), (item,))?;
+            }
+        }
         Ok(object)
     }
 
@@ -248,6 +257,7 @@ impl PyStore {
             return Ok(());
         }
         let py = self.py();
+        let _turn = self.turn.take(py);
         let Some(object) = self.object(py) else { return Ok(()) };
         match self.order {
             Order::Priority => {
@@ -262,33 +272,31 @@ impl PyStore {
     }
 
     /// What `_get` does unless it is overridden.
-    fn own_get(&self) -> PyResult<Py<PyAny>> {
+    fn own_get(&self) -> PyResult<Option<Py<PyAny>>> {
         static POP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        if let Items::Native(items) = &mut *self.items.borrow_mut()
-            && let Some(item) = items.pop_front()
-        {
-            return Ok(item);
+        if let Items::Native(items) = &mut *self.items.borrow_mut() {
+            return Ok(items.pop_front());
         }
         let py = self.py();
+        let _turn = self.turn.take(py);
         let object = self.show(py)?;
-        match self.order {
+        let item = match self.order {
             Order::Fifo => object.call_method0(pyo3::intern!(py, "popleft")),
             Order::Lifo => object.call_method0(pyo3::intern!(py, "pop")),
-            Order::Priority => imported(py, &POP, "heapq", "heappop")?.call1((object,)),
-        }
-        .map(Bound::unbind)
+            Order::Priority => imported(py, &POP, "heapq", "heappop")?.call1((&object,)),
+        };
+        if_there(py, item, || object.len())
     }
 
     /// What `_peek` does unless it is overridden.
-    fn own_peek(&self) -> PyResult<Py<PyAny>> {
+    fn own_peek(&self) -> PyResult<Option<Py<PyAny>>> {
         let py = self.py();
-        if let Items::Native(items) = &*self.items.borrow()
-            && let Some(item) = items.front()
-        {
-            return Ok(item.clone_ref(py));
+        if let Items::Native(items) = &*self.items.borrow() {
+            return Ok(items.front().map(|item| item.clone_ref(py)));
         }
+        let _turn = self.turn.take(py);
         let object = self.show(py)?;
-        object.get_item(if self.order == Order::Lifo { -1 } else { 0 }).map(Bound::unbind)
+        if_there(py, object.get_item(if self.order == Order::Lifo { -1 } else { 0 }), || object.len())
     }
 
     /// What `_qsize` does unless it is overridden.
@@ -298,6 +306,30 @@ impl PyStore {
         }
         self.object(self.py()).map_or(Ok(0), |object| object.len())
     }
+}
+
+/// Returns the item that was taken; none if it was not because another thread, or a finalizer, has taken the last one
+/// after the queue had counted it.
+fn if_there(
+    py: Python<'_>,
+    item: PyResult<Bound<'_, PyAny>>,
+    len: impl FnOnce() -> PyResult<usize>,
+) -> PyResult<Option<Py<PyAny>>> {
+    match item {
+        Ok(item) => Ok(Some(item.unbind())),
+        Err(error) => {
+            if error.is_instance_of::<PyIndexError>(py) && len()? == 0 {
+                Ok(None)
+            } else {
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cold]
+fn nothing_there() -> PyErr {
+    PyIndexError::new_err("the queue is empty")
 }
 
 impl Store<Py<PyAny>> for PyStore {
@@ -312,9 +344,9 @@ impl Store<Py<PyAny>> for PyStore {
     }
 
     #[inline]
-    fn get(&self) -> PyResult<Py<PyAny>> {
+    fn get(&self) -> PyResult<Option<Py<PyAny>>> {
         if self.hooks.get().get {
-            return self.call_hook(pyo3::intern!(self.py(), "_get"), ()).map(Bound::unbind);
+            return if_there(self.py(), self.call_hook(pyo3::intern!(self.py(), "_get"), ()), || self.len());
         }
         self.own_get()
     }
@@ -335,9 +367,9 @@ impl Store<Py<PyAny>> for PyStore {
 }
 
 impl Peek<Py<PyAny>> for PyStore {
-    fn peek(&self) -> PyResult<Py<PyAny>> {
+    fn peek(&self) -> PyResult<Option<Py<PyAny>>> {
         if self.hooks.get().peek {
-            return self.call_hook(pyo3::intern!(self.py(), "_peek"), ()).map(Bound::unbind);
+            return if_there(self.py(), self.call_hook(pyo3::intern!(self.py(), "_peek"), ()), || self.len());
         }
         self.own_peek()
     }
@@ -567,11 +599,11 @@ impl PySimpleQueue {
     }
 
     fn _get(&self) -> PyResult<Py<PyAny>> {
-        self.queue.store().own_get()
+        self.queue.store().own_get()?.ok_or_else(nothing_there)
     }
 
     fn _peek(&self) -> PyResult<Py<PyAny>> {
-        self.queue.store().own_peek()
+        self.queue.store().own_peek()?.ok_or_else(nothing_there)
     }
 
     fn _qsize(&self) -> PyResult<usize> {

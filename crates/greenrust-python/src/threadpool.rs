@@ -14,7 +14,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use greenrust::hub::{Hub, WaitingFor, Waker};
 use greenrust::thread_pool::{Next, Tasks};
@@ -29,20 +28,13 @@ use crate::exceptions;
 use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
-
-/// How many forks this process is away from the one that loaded the module.
-static FORKS: AtomicU32 = AtomicU32::new(0);
+use crate::other_threads;
 
 /// How many tasks more than threads may be added without waiting, as in gevent: the next is at hand when one ends.
 const SPARE_SLOTS: isize = 1;
 
 /// `_thread.start_new_thread`, before anything patches it.
 static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-
-/// Notes, in the child of a fork, that no worker exists any more.
-pub fn forget_workers() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
-}
 
 /// Who is told how a task ended.
 enum Receiver {
@@ -108,7 +100,7 @@ impl PyThreadPool {
     /// Returns the fields; in the child of a fork, forgets the workers of the parent first.
     fn fields(&self) -> &Fields {
         let fields = &*self.fields;
-        let forks = FORKS.load(Ordering::Relaxed);
+        let forks = other_threads::forks();
         if fields.forks.replace(forks) != forks {
             // A worker may have held the queue's lock at the moment of the fork.
             std::mem::forget(fields.tasks.replace(Arc::default()));
@@ -348,7 +340,7 @@ impl PyThreadPool {
             slots: Cell::new(SPARE_SLOTS),
             workers: Cell::new(0),
             unfinished: Cell::new(0),
-            forks: Cell::new(FORKS.load(Ordering::Relaxed)),
+            forks: Cell::new(other_threads::forks()),
             waiting_for_slot: RefCell::default(),
             waiting_for_change: RefCell::default(),
         };
@@ -544,7 +536,7 @@ impl PyThreadPool {
         let idle_timeout = fields.idle_timeout.get();
         let patience = (idle_timeout >= 0.0).then(|| py_hub::duration(idle_timeout));
         loop {
-            match py.detach(|| tasks.take(patience)) {
+            match other_threads::quiet(py, || py.detach(|| tasks.take(patience))) {
                 Next::Task(task) => return Some(task),
                 end => {
                     if tasks.waiting() > 0 {

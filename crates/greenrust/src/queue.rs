@@ -41,12 +41,13 @@ pub trait Store<T> {
     /// The store's own; the item counts as not put.
     fn put(&self, item: T) -> Result<(), Self::Error>;
 
-    /// Removes and returns the next item. Called only when [`Store::len`] was not 0.
+    /// Removes and returns the next item. Called when [`Store::len`] was not 0; `None` if somebody else has taken the last
+    /// item since, which can be when the store runs foreign code.
     ///
     /// # Errors
     ///
     /// The store's own.
-    fn get(&self) -> Result<T, Self::Error>;
+    fn get(&self) -> Result<Option<T>, Self::Error>;
 
     /// Returns how many items there are.
     ///
@@ -64,12 +65,12 @@ pub trait Store<T> {
 
 /// A store that can show its next item.
 pub trait Peek<T>: Store<T> {
-    /// Returns a copy of the next item. Called only when [`Store::len`] was not 0.
+    /// Returns a copy of the next item; otherwise as [`Store::get`].
     ///
     /// # Errors
     ///
     /// The store's own.
-    fn peek(&self) -> Result<T, Self::Error>;
+    fn peek(&self) -> Result<Option<T>, Self::Error>;
 }
 
 /// First in, first out.
@@ -114,9 +115,8 @@ impl<T> Store<T> for Fifo<T> {
     }
 
     #[inline]
-    fn get(&self) -> Result<T, Infallible> {
-        let item = self.0.borrow_mut().pop_front();
-        Ok(item.expect("the queue asks only for what is there"))
+    fn get(&self) -> Result<Option<T>, Infallible> {
+        Ok(self.0.borrow_mut().pop_front())
     }
 
     #[inline]
@@ -135,9 +135,8 @@ impl<T> Store<T> for Lifo<T> {
     }
 
     #[inline]
-    fn get(&self) -> Result<T, Infallible> {
-        let item = self.0.borrow_mut().pop();
-        Ok(item.expect("the queue asks only for what is there"))
+    fn get(&self) -> Result<Option<T>, Infallible> {
+        Ok(self.0.borrow_mut().pop())
     }
 
     #[inline]
@@ -167,18 +166,16 @@ fn copy_outside<T: Clone>(item: T, put: impl FnMut(T)) -> T {
 }
 
 impl<T: Clone> Peek<T> for Fifo<T> {
-    fn peek(&self) -> Result<T, Infallible> {
-        Ok(copy_outside(self.get()?, |item| {
-            self.0.borrow_mut().push_front(item);
-        }))
+    fn peek(&self) -> Result<Option<T>, Infallible> {
+        let copy = |item| copy_outside(item, |item| self.0.borrow_mut().push_front(item));
+        Ok(self.get()?.map(copy))
     }
 }
 
 impl<T: Clone> Peek<T> for Lifo<T> {
-    fn peek(&self) -> Result<T, Infallible> {
-        Ok(copy_outside(self.get()?, |item| {
-            self.0.borrow_mut().push(item);
-        }))
+    fn peek(&self) -> Result<Option<T>, Infallible> {
+        let copy = |item| copy_outside(item, |item| self.0.borrow_mut().push(item));
+        Ok(self.get()?.map(copy))
     }
 }
 
@@ -496,7 +493,7 @@ impl<T, S: Store<T>> Queue<T, S> {
 
     // -- get -------------------------------------------------------------------------------------------------
 
-    fn take_item(&self) -> Result<T, QueueError<S::Error>> {
+    fn take_item(&self) -> Result<Option<T>, QueueError<S::Error>> {
         let item = self.store.get().map_err(QueueError::Store)?;
         // The item is out: a store that fails to count now will say so to the next who asks.
         let _ = self.balance();
@@ -517,7 +514,7 @@ impl<T, S: Store<T>> Queue<T, S> {
         if self.length()? == 0 {
             return Err(self.why_empty());
         }
-        self.take_item()
+        self.take_item()?.ok_or_else(|| self.why_empty())
     }
 
     /// Gets an item; waits for one until `deadline`.
@@ -531,18 +528,22 @@ impl<T, S: Store<T>> Queue<T, S> {
     /// Only if there is no item that is not promised to others.
     #[inline]
     pub fn get_core(&self, deadline: Option<Instant>) -> Result<T, QueueError<S::Error>> {
-        self.wait_for_item(deadline)?;
-        self.take_item()
+        let mut is_newcomer = true;
+        loop {
+            self.wait_for_item(deadline, &mut is_newcomer)?;
+            if let Some(item) = self.take_item()? {
+                return Ok(item);
+            }
+        }
     }
 
-    /// Waits until there is an item for the caller, which stays in the store.
-    fn wait_for_item(&self, deadline: Option<Instant>) -> Result<(), QueueError<S::Error>> {
-        let mut is_newcomer = true;
+    /// Waits until there is an item for the caller, which stays in the store. Who has waited is no newcomer any more.
+    fn wait_for_item(&self, deadline: Option<Instant>, is_newcomer: &mut bool) -> Result<(), QueueError<S::Error>> {
         loop {
             let length = self.length()?;
             let is_shut_down = self.is_shut_down.get();
             // After a shutdown nothing comes any more: whoever is first takes the rest.
-            let is_held_back = is_newcomer && !is_shut_down && self.barging == Barging::Refused;
+            let is_held_back = *is_newcomer && !is_shut_down && self.barging == Barging::Refused;
             let promised_to_others = if is_held_back { self.getters.promised() } else { 0 };
             if length > promised_to_others {
                 return Ok(());
@@ -550,8 +551,8 @@ impl<T, S: Store<T>> Queue<T, S> {
             if is_shut_down {
                 return Err(QueueError::ShutDown);
             }
-            self.wait(&self.getters, deadline, !is_newcomer)?;
-            is_newcomer = false;
+            self.wait(&self.getters, deadline, !*is_newcomer)?;
+            *is_newcomer = false;
         }
     }
 
@@ -649,7 +650,7 @@ impl<T, S: Peek<T>> Queue<T, S> {
         if self.length()? == 0 {
             return Err(self.why_empty());
         }
-        self.store.peek().map_err(QueueError::Store)
+        self.store.peek().map_err(QueueError::Store)?.ok_or_else(|| self.why_empty())
     }
 
     /// Returns a copy of the next item; waits for one until `deadline`.
@@ -662,11 +663,16 @@ impl<T, S: Peek<T>> Queue<T, S> {
     ///
     /// Only if there is no item that is not promised to others.
     pub fn peek_core(&self, deadline: Option<Instant>) -> Result<T, QueueError<S::Error>> {
-        self.wait_for_item(deadline)?;
-        let item = self.store.peek().map_err(QueueError::Store);
-        // The promise was used up, the item was not.
-        let _ = self.balance();
-        item
+        let mut is_newcomer = true;
+        loop {
+            self.wait_for_item(deadline, &mut is_newcomer)?;
+            let item = self.store.peek().map_err(QueueError::Store);
+            // The promise was used up, the item was not.
+            let _ = self.balance();
+            if let Some(item) = item? {
+                return Ok(item);
+            }
+        }
     }
 }
 

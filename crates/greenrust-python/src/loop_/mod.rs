@@ -198,10 +198,13 @@ impl PyLoop {
     /// Reports an error of a watcher's or callback's function. Runs in the hub.
     fn report(slf: &Bound<'_, Self>, context: &Bound<'_, PyAny>, error: PyErr) {
         let py = slf.py();
+        if py_hub::is_end_of_thread(py, &error) {
+            return;
+        }
         let (kind, value, traceback) = (error.get_type(py), error.value(py).clone(), error.traceback(py));
         let arguments = (context, kind, value, traceback);
         if let Err(failure) = slf.as_any().call_method1(pyo3::intern!(py, "handle_error"), arguments) {
-            failure.write_unraisable(py, Some(context));
+            py_hub::settle_failure(py, Some(context), failure);
         }
     }
 

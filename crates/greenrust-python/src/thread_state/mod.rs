@@ -33,6 +33,7 @@ unsafe extern "C" {
     fn greenrust_thread_state_running_context(tstate: *mut ffi::PyThreadState) -> *mut *mut ffi::PyObject;
     fn greenrust_thread_state_c_recursion_limit() -> c_int;
     fn greenrust_is_finalizing() -> c_int;
+    fn greenrust_thread_count() -> c_int;
     fn greenrust_resurrect(object: *mut ffi::PyObject);
     fn greenrust_is_still_referenced(object: *mut ffi::PyObject) -> c_int;
 }
@@ -79,6 +80,12 @@ pub fn initialize() -> PyResult<()> {
     let limit = unsafe { greenrust_thread_state_c_recursion_limit() };
     C_RECURSION.store(limit, std::sync::atomic::Ordering::Relaxed);
     Ok(())
+}
+
+/// Returns how many threads have a state in this interpreter: those that run Python code or may come to.
+pub fn count(_py: Python<'_>) -> usize {
+    // SAFETY: the GIL is held.
+    usize::try_from(unsafe { greenrust_thread_count() }).unwrap_or(0)
 }
 
 /// Says whether the interpreter is ending, so that Python code can't be relied upon any more.

@@ -275,6 +275,16 @@ int greenrust_thread_state_c_recursion_limit(void)
 #endif
 }
 
+int greenrust_thread_count(void)
+{
+    int count = 0;
+    for (PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Get()); state != NULL;
+         state = PyThreadState_Next(state)) {
+        count++;
+    }
+    return count;
+}
+
 int greenrust_is_finalizing(void)
 {
 #if PY_VERSION_HEX < 0x030D0000

@@ -379,6 +379,12 @@ impl Hub {
         }
         self.queue.borrow_mut().push_back(item);
         // Another thread pushes under the host's lock, while this hub's thread waits for events.
+        self.end_poll();
+    }
+
+    /// Ends the hub's wait for events, if it waits. For threads that hold the host's lock.
+    #[inline]
+    pub fn end_poll(&self) {
         if self.polling.get()
             && let Some(remote) = &*self.remote.borrow()
         {
@@ -404,6 +410,11 @@ impl Hub {
     /// Returns how many entries wait in the run queue.
     pub fn queued(&self) -> usize {
         self.queue.borrow().len()
+    }
+
+    /// Says whether somebody has left the hub something to do, which it may not have seen yet.
+    pub fn has_work(&self) -> bool {
+        self.queued() > 0 || self.remote.borrow().as_ref().is_some_and(Remote::is_raised)
     }
 
     /// Keeps the loop alive until as many calls of [`Hub::release`] were made.
@@ -747,9 +758,8 @@ impl Hub {
     pub fn is_alive(&self) -> bool {
         self.references.get() > 0
             || self.timer_references.get() > 0
-            || !self.queue.borrow().is_empty()
             || self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow().waits > 0)
-            || self.remote.borrow().as_ref().is_some_and(Remote::is_raised)
+            || self.has_work()
     }
 
     /// Waits for events, at most until the next timer; not at all if there is work or `nowait`.
@@ -842,7 +852,7 @@ impl Hub {
         self.stopping.set(false);
         if once || nowait {
             self.tick(nowait);
-            return RunEnd::Ticked;
+            return if self.stopping.replace(false) { RunEnd::Stopped } else { RunEnd::Ticked };
         }
         while self.is_alive() {
             self.tick(false);

@@ -381,8 +381,8 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Puts the greenlet into its hub's run queue. Returns false, and does nothing, if the park was ended already.
-    /// Does not switch.
+    /// Puts the greenlet into its hub's run queue. Returns false, and does nothing, if the park was ended already or
+    /// the hub is closed. Does not switch.
     #[inline]
     pub fn unpark(&self) -> bool {
         self.wake(Wake::Unparked)
@@ -395,10 +395,15 @@ impl Waker {
         if inner.ticket.get() != self.ticket || inner.parking.get() != Parking::In {
             return false;
         }
+        // SAFETY: a hub stays allocated while a greenlet refers to it.
+        let hub = unsafe { &*inner.hub.get() };
+        if hub.is_closed() {
+            // Its thread is gone, as in the child of a fork: what the wake-up brings is for somebody else.
+            return false;
+        }
         inner.parking.set(Parking::Woken);
         inner.wake.set(wake);
-        // SAFETY: a hub outlives the greenlets that are parked in it: it ends them before it goes away.
-        unsafe { (*inner.hub.get()).push_resume(self.clone()) };
+        hub.push_resume(self.clone());
         true
     }
 
