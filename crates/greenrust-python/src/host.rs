@@ -13,7 +13,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 
-use greenrust::hub::{Host, Hub, RawGreenlet, WaitingFor, Wake, Waker};
+use greenrust::hub::{Host, Hub, RawGreenlet, Remote, WaitingFor, Wake, Waker};
 use greenrust::wait_queue::WaitError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
@@ -419,6 +419,13 @@ pub fn push_call(_py: Python<'_>, hub: *const Hub, call: impl FnOnce(&Hub) + 'st
 pub fn end_poll(_py: Python<'_>, hub: *const Hub) {
     // SAFETY: as in `push_call`.
     unsafe { &*hub }.end_poll();
+}
+
+/// Runs `work`, which wakes greenlets of another thread's hub: see [`Hub::defer_wake`]. The caller sees to it that the hub is
+/// allocated.
+pub fn defer_wake(_py: Python<'_>, hub: *const Hub, work: impl FnOnce()) -> Option<Remote> {
+    // SAFETY: as in `push_call`.
+    unsafe { &*hub }.defer_wake(work)
 }
 
 /// Counts those of the hubs, which are other threads', for which nobody has left anything to do. The caller sees to it that

@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use greenrust::hub::{Hub, WaitingFor, Waker};
+use greenrust::hub::{Hub, Remote, WaitingFor, Waker};
 use greenrust::thread_pool::{Next, Tasks};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -35,6 +35,17 @@ const SPARE_SLOTS: isize = 1;
 
 /// `_thread.start_new_thread`, before anything patches it.
 static START_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+thread_local! {
+    /// The hub that this worker thread has still to wake, for a result that it has handed in.
+    static OWED: Cell<Option<Remote>> = const { Cell::new(None) };
+}
+
+fn wake_owed() {
+    if let Some(hub) = OWED.take() {
+        hub.wake();
+    }
+}
 
 /// Who is told how a task ended.
 enum Receiver {
@@ -544,8 +555,13 @@ impl PyThreadPool {
         let tasks = fields.tasks.borrow().clone();
         let idle_timeout = fields.idle_timeout.get();
         let patience = (idle_timeout >= 0.0).then(|| py_hub::duration(idle_timeout));
+        let wait = || {
+            // The GIL is free by now, so the hub goes on without a detour.
+            wake_owed();
+            tasks.take(patience)
+        };
         loop {
-            match other_threads::quiet(py, || py.detach(|| tasks.take(patience))) {
+            match other_threads::quiet(py, || py.detach(wait)) {
                 Next::Task(task) => return Some(task),
                 end => {
                     if tasks.waiting() > 0 {
@@ -562,14 +578,16 @@ impl PyThreadPool {
 
     /// Counts a worker thread that ends no more.
     fn _lose_worker(&self) {
+        wake_owed();
         let fields = &*self.fields;
         fields.workers.set(fields.workers.get() - 1);
         self.tell_change();
     }
 
-    /// Hands in the result of a task, in a worker thread.
+    /// Hands in the result of a task, in a worker thread. The hub is woken by the next `_take`.
     fn _finish(slf: &Bound<'_, Self>, task: &Bound<'_, PyTask>, value: Py<PyAny>) {
-        Self::end(slf, task, Ok(value), None);
+        let hub = slf.get().fields.hub.get();
+        OWED.set(host::defer_wake(slf.py(), hub, || Self::end(slf, task, Ok(value), None)));
     }
 
     /// Hands in the error of a task, in a worker thread; *context* is for the hub's report.

@@ -392,6 +392,16 @@ impl Hub {
         }
     }
 
+    /// Runs `work`, which may push entries and does not give up the host's lock, for another thread than the hub's.
+    /// Returns the handle by which that thread has to end the hub's wait for events, best when it has given up the lock:
+    /// the hub needs it to go on.
+    pub fn defer_wake(&self, work: impl FnOnce()) -> Option<Remote> {
+        let was_polling = self.polling.replace(false);
+        work();
+        self.polling.set(was_polling);
+        if was_polling && self.queued() > 0 { self.remote.borrow().clone() } else { None }
+    }
+
     #[inline]
     fn push_resume(&self, waker: Waker) {
         self.push(Item::Resume(waker));
