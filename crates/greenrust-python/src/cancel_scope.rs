@@ -97,7 +97,7 @@ impl PyCancelScope {
         let is_own = self.fields.owner.borrow().as_ref().is_some_and(|owner| owner.is(&running));
         if !is_own || !running.leave_scope(&self.fields.scope) {
             return Err(PyRuntimeError::new_err(if is_own {
-                "a cancel scope ends before one that was entered in it"
+                "a cancel scope ends before one that was entered in it, or was held across an await of asyncio"
             } else {
                 "a cancel scope ends in another greenlet than it began in, or has not begun"
             }));

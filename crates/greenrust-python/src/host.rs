@@ -487,6 +487,11 @@ impl Host for PythonHost {
         ThreadState::end();
     }
 
+    fn accompany(&self, suspend: &mut dyn FnMut()) {
+        // SAFETY: greenlets park with the GIL held.
+        crate::aio::accompany(unsafe { Python::assume_attached() }, suspend);
+    }
+
     fn poll(&self, wait: &mut dyn FnMut()) {
         // SAFETY: the GIL is held, and is held again when the call returns; nothing of Python's is touched between.
         unsafe {

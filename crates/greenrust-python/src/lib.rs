@@ -1,6 +1,7 @@
 //! `gevent._greenrust`: the Python face of the greenrust runtime. Glue only: what blocks, schedules or decides is the
 //! runtime's.
 
+mod aio;
 mod arguments;
 mod cancel_scope;
 mod channel;
@@ -84,6 +85,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     local::register(module)?;
     waiter::register(module)?;
     cancel_scope::register(module)?;
+    aio::register(module)?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
         wrap_pyfunction!(get_stack_size, module)?,

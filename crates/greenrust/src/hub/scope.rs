@@ -255,6 +255,12 @@ impl RawGreenlet {
         self.set_scope(Some(scope.clone()));
     }
 
+    /// Makes `scope`, which the greenlet was in before, its innermost again: for those who run code in it that may leave
+    /// a scope open.
+    pub fn restore_scope(&self, scope: Option<&Scope>) {
+        self.set_scope(scope.cloned());
+    }
+
     /// Ends the greenlet's part in its scopes, when it ends.
     pub(super) fn quit_scopes(&self) {
         if self.0.has_scope() {
