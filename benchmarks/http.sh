@@ -2,7 +2,9 @@
 # HTTP throughput of several servers of http_app.py, in turns, under the same load: the server on processor 0, wrk on
 # processor 1.
 #
-# usage: [CONNECTIONS=50] [ROUNDS=3] [PATHS='/ /big'] http.sh SECONDS NAME=COMMAND ...
+# usage: [CONNECTIONS=50] [ROUNDS=3] [PATHS='/ /big'] [CLOSE=] http.sh SECONDS NAME=COMMAND ...
+#
+# With CLOSE=yes each request has a connection of its own.
 #
 # Each COMMAND listens on 127.0.0.1 at the port that replaces {} in it; http_app can be imported. Prints a line for each
 # round, server and path, and at the end the median of each server and path.
@@ -19,6 +21,8 @@ done
 seconds=$1
 shift
 connections=${CONNECTIONS:-50}
+headers=()
+if [[ -n ${CLOSE:-} ]]; then headers=(-H 'Connection: close'); fi
 port=${PORT:-18080}
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH=$here
@@ -54,7 +58,7 @@ for round in $(seq "${ROUNDS:-3}"); do
             exit 1
         fi
         for path in ${PATHS:-/ /big}; do
-            report=$(taskset -c 1 wrk -t1 -c"$connections" -d"${seconds}s" --latency "http://127.0.0.1:$port$path")
+            report=$(taskset -c 1 wrk -t1 -c"$connections" -d"${seconds}s" --latency "${headers[@]}" "http://127.0.0.1:$port$path")
             rate=$(sed -n 's/^Requests\/sec: *//p' <<<"$report")
             slowest=$(sed -n 's/^ *99% *//p' <<<"$report")
             errors=$(grep -E 'Non-2xx|Socket errors' <<<"$report" || true)

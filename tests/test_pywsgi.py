@@ -1,4 +1,6 @@
 """pywsgi.WSGIServer, over raw sockets so that every byte is seen."""
+import gzip
+import hashlib
 import io
 
 import gevent
@@ -780,3 +782,80 @@ def test_killed_pool_ends_connections(serve):
         assert client.get()[0] == 200
         server.stop(timeout=0)
         assert client.at_end()
+
+
+@pytest.mark.ours_only("the real server has no wsgi.file_wrapper")
+@pytest.mark.parametrize("length", [None, 700_000, 10])
+@pytest.mark.parametrize("kind", ["file", "unbuffered", "bytes", "gzip"])
+def test_file_wrapper_sends_a_file_from_its_position(serve, tmp_path, kind, length):
+    content = bytes(range(256)) * 4000
+    path = tmp_path / "file"
+    path.write_bytes(gzip.compress(content) if kind == "gzip" else content)
+    closed = []
+
+    def application(environ, start_response):
+        file = {
+            "file": lambda: path.open("rb"),
+            "unbuffered": lambda: path.open("rb", buffering=0),
+            "bytes": lambda: io.BytesIO(content),
+            "gzip": lambda: gzip.open(path),
+        }[kind]()
+        assert file.read(3) == content[:3]
+        wrapper = environ["wsgi.file_wrapper"](file, 4096)
+        close = wrapper.close
+        wrapper.close = lambda: (close(), closed.append(file.closed))
+        start_response("200 OK", [("Content-Length", str(length))] if length is not None else [])
+        if kind in ("bytes", "gzip") and length is not None:
+            return [content[3:3 + length]]   # who iterates must not send more than was announced
+        return wrapper
+
+    with Client(serve(application)) as client:
+        for _ in range(2):
+            _, headers, body = client.get()
+            assert body == (content[3:] if length is None else content[3:3 + length])
+        if kind in ("file", "unbuffered"):
+            assert int(headers["content-length"]) == (len(content) - 3 if length is None else length)
+            client.send(b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert client.answer(head_only=True)[1]["content-length"] == headers["content-length"]
+        assert client.get()[0] == 200
+    assert all(closed)
+
+
+@pytest.mark.ours_only("the real server has no wsgi.file_wrapper")
+def test_file_that_shrinks_while_it_is_sent_ends_the_connection(serve, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Length", "200")])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        client.answer(head_only=True)
+        assert client.file.read() == b"x" * 100
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_upload_of_20_megabytes(serve, framing):
+    def application(environ, start_response):
+        digest = hashlib.sha256()
+        while data := environ["wsgi.input"].read(65536):
+            digest.update(data)
+        start_response("200 OK", [])
+        return [digest.hexdigest().encode()]
+
+    piece = bytes(range(256)) * 4096
+    expected = hashlib.sha256(piece * 20).hexdigest().encode()
+    with Client(serve(application)) as client:
+        if framing == "length":
+            client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % (20 * len(piece)))
+            for _ in range(20):
+                client.send(piece)
+        else:
+            client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for _ in range(20):
+                client.send(b"%x\r\n%s\r\n" % (len(piece), piece))
+            client.send(b"0\r\n\r\n")
+        assert client.answer()[2] == expected
+        assert client.get()[0] == 200

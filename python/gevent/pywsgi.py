@@ -5,8 +5,11 @@ logs and prints.
 """
 import errno
 import importlib
+import io
+import os
 import resource
 import runpy
+import stat
 import sys
 import traceback
 import warnings
@@ -187,6 +190,37 @@ class _NoopLog:
         """Do nothing."""
 
 
+class FileWrapper:
+    """What `wsgi.file_wrapper` makes of a file-like object: an iterable of its blocks (PEP 3333).
+
+    A regular file that was opened for reading bytes is sent by the kernel (sendfile), from where it is positioned, when
+    an application returns the wrapper itself.
+    """
+
+    def __init__(self, filelike: Any, blksize: int = 65536) -> None:
+        self.filelike = filelike
+        self.blksize = blksize
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The blocks."""
+        return iter(lambda: self.filelike.read(self.blksize), b"")
+
+    def _extent(self) -> tuple[int, int, int] | None:
+        # Descriptor, position, bytes from there. Other classes, gzip's for instance, show a descriptor whose bytes are
+        # not those that they would read.
+        file = self.filelike
+        raw = file.raw if type(file) is io.BufferedReader else file
+        if type(raw) is not io.FileIO or not raw.readable():
+            return None
+        status = os.fstat(raw.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        position = file.tell()
+        return raw.fileno(), position, max(0, status.st_size - position)
+
+
 class LoggingLogAdapter:
     """Makes a `logging.Logger` a log of a server: what is written becomes a record of *level*.
 
@@ -342,6 +376,7 @@ class WSGIServer(StreamServer):
         "wsgi.multithread": False,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
     }
 
     application: Any
@@ -563,4 +598,4 @@ if __name__ == "__main__":
     # The module proper is another one, whose classes are those that applications derive from.
     runpy.run_module("gevent._pywsgi_command", run_name="__main__")
 else:
-    set_pywsgi_classes(WSGIHandler, WSGIServer, _NoopLog, _InvalidClientRequest, _InvalidClientInput)
+    set_pywsgi_classes(WSGIHandler, WSGIServer, _NoopLog, FileWrapper, _InvalidClientRequest, _InvalidClientInput)

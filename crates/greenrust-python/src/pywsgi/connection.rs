@@ -40,6 +40,12 @@ const LARGEST_READ_BYTES: usize = 65536;
 /// The time-out of waits that have none: an alarm can end only what has a deadline.
 const ENDLESS: Duration = Duration::from_secs(1 << 30);
 
+/// The most that one call has the kernel send of a file, bytes.
+const LARGEST_SENT_BYTES: usize = 1 << 20;
+
+/// Such calls in a row after which the other greenlets get a turn.
+const SENDS_IN_A_TURN: u32 = 8;
+
 /// Reads in a row without a park after which the other greenlets get a turn.
 const READS_IN_A_TURN: u32 = 64;
 
@@ -315,6 +321,45 @@ impl Connection {
             }
             Ok(())
         })
+    }
+
+    /// Has the kernel send `count` bytes of a regular file, beginning at `offset`. Returns how many it sent, fewer only at
+    /// the file's end; None if the connection, or the file's system, needs another way, and nothing was sent. Switches.
+    pub fn send_file(&self, py: Python<'_>, file: RawFd, offset: u64, count: u64) -> PyResult<Option<u64>> {
+        if self.inner.transport.get() != Transport::Descriptor {
+            return Ok(None);
+        }
+        let Ok(mut position) = libc::off_t::try_from(offset) else { return Ok(None) };
+        let mut sent = 0;
+        let mut pieces = 0;
+        while sent < count {
+            pieces += 1;
+            if pieces % SENDS_IN_A_TURN == 0 {
+                let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
+                waker.unpark();
+                host::park(py, hub, &waker, None, true)?;
+            }
+            let piece = usize::try_from(count - sent).map_or(LARGEST_SENT_BYTES, |left| left.min(LARGEST_SENT_BYTES));
+            let outcome = self.with_socket(py, |socket| {
+                let mut deadline = Deadline::with_patience(self.write_patience(), &self.inner.alarm);
+                let result = socket.run(py, Direction::Write, 0, &mut deadline, |descriptor| {
+                    // SAFETY: a system call on two descriptors, and a position that lives on the stack.
+                    outcome(unsafe { libc::sendfile(descriptor, file, &raw mut position, piece) })
+                });
+                if result.as_ref().is_err_and(|error| error.is_instance_of::<PyTimeoutError>(py)) {
+                    self.inner.is_stalled.set(true);
+                    forget_unsent(socket.descriptor());
+                }
+                result
+            });
+            match outcome {
+                Ok(0) => break,
+                Ok(count) => sent += count as u64,
+                Err(error) if sent == 0 && is_unsupported(py, &error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(sent))
     }
 
     fn write_patience(&self) -> Patience {
@@ -623,6 +668,12 @@ impl Connection {
     fn check_open(&self) -> PyResult<()> {
         if self.is_closed() { Err(PyValueError::new_err("I/O operation on closed file.")) } else { Ok(()) }
     }
+}
+
+/// Whether `sendfile` does not work for a file of this system.
+fn is_unsupported(py: Python<'_>, error: &PyErr) -> bool {
+    let number = error.value(py).getattr(intern!(py, "errno")).and_then(|number| number.extract::<i32>());
+    number.is_ok_and(|number| matches!(number, libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP))
 }
 
 /// Reads the PROXY protocol's header, not a byte more, from a socket of ours. Returns what it says of the client, or None

@@ -1085,7 +1085,7 @@ fn process_result(slf: This<'_, '_>) -> PyResult<()> {
     let this = slf.get();
     let inner = &*this.inner;
     let Some(result) = inner.result.get(py) else { return Ok(()) };
-    if !write_at_once(slf, &result)? {
+    if !write_at_once(slf, &result)? && !write_file(slf, &result)? {
         for data in result.try_iter()? {
             let data = data?;
             if data.is_truthy()? {
@@ -1142,6 +1142,43 @@ fn write_at_once(slf: This<'_, '_>, result: &Bound<'_, PyAny>) -> PyResult<bool>
     }
     write_data(slf, PyBytes::new(py, b"").as_any(), &joined)?;
     Ok(true)
+}
+
+/// Has the kernel send the file that `wsgi.file_wrapper` was given. Returns whether it did; the head may be sent anyway.
+fn write_file(slf: This<'_, '_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = slf.py();
+    let this = slf.get();
+    let inner = &*this.inner;
+    if !stock::is_file_wrapper(result)?
+        || inner.overrides.get().has_any(WRITING)
+        || inner.headers_sent.get()
+        || matches!(inner.code.get(), 0 | 204 | 304)
+    {
+        return Ok(false);
+    }
+    let extent = result.call_method0(intern!(py, "_extent"))?;
+    if extent.is_none() {
+        return Ok(false);
+    }
+    let (file, offset, length): (i32, u64, u64) = extent.extract()?;
+    if !inner.provided_content_length.is_set() {
+        let length = PyString::new(py, &length.to_string());
+        append_header(slf, b"Content-Length", text::bytes_of(&length).unwrap_or_default())?;
+        inner.provided_content_length.set(Some(length.into_any()));
+    }
+    write_data(slf, PyBytes::new(py, b"").as_any(), b"")?;
+    // No body is to be sent, or a handler has seen to it that its length is unknown.
+    let Some(outstanding) = inner.outstanding.get() else { return Ok(this.is_bodiless(py)) };
+    let Some(connection) = this.connection(py) else { return Ok(false) };
+    match connection.get().send_file(py, file, offset, length.min(outstanding)) {
+        Ok(None) => Ok(false),
+        Ok(Some(sent)) => {
+            inner.outstanding.set(Some(outstanding - sent));
+            inner.response_length.set(inner.response_length.get() + sent);
+            Ok(true)
+        }
+        Err(error) => Err(send_failed(slf, error)),
+    }
 }
 
 // -- the response -----------------------------------------------------------------------------------------------------
@@ -1432,15 +1469,21 @@ fn send(slf: This<'_, '_>, parts: &[&[u8]]) -> PyResult<()> {
             inner.response_length.set(inner.response_length.get() + total as u64);
             Ok(())
         }
-        Err(error) => {
-            if error.is_instance_of::<PyOSError>(py) {
-                let text = format!("socket error: {}", error.value(py));
-                inner.status.set(Some(PyString::new(py, &text).into_any()));
-                inner.code.set(-inner.code.get().abs());
-            }
-            Err(error)
-        }
+        Err(error) => Err(send_failed(slf, error)),
     }
+}
+
+/// Notes for the log that sending failed.
+#[cold]
+fn send_failed(slf: This<'_, '_>, error: PyErr) -> PyErr {
+    let py = slf.py();
+    let inner = &*slf.get().inner;
+    if error.is_instance_of::<PyOSError>(py) {
+        let text = format!("socket error: {}", error.value(py));
+        inner.status.set(Some(PyString::new(py, &text).into_any()));
+        inner.code.set(-inner.code.get().abs());
+    }
+    error
 }
 
 // -- the access log ---------------------------------------------------------------------------------------------------

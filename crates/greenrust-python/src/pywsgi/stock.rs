@@ -71,6 +71,7 @@ struct Stock {
     handle_connection: Py<PyAny>,
     handle: Py<PyAny>,
     no_log: Py<PyType>,
+    file_wrapper: Py<PyType>,
     invalid_client_request: Py<PyAny>,
     invalid_client_input: Py<PyAny>,
     socket: Py<PyType>,
@@ -79,16 +80,17 @@ struct Stock {
 
 static STOCK: PyOnceLock<Stock> = PyOnceLock::new();
 
-/// set_pywsgi_classes(handler, server, no_log, invalid_client_request, invalid_client_input)
+/// set_pywsgi_classes(handler, server, no_log, file_wrapper, invalid_client_request, invalid_client_input)
 ///
-/// Tells which classes are those of `gevent.pywsgi` itself: its handler and server, the log that writes nothing, and
-/// the exceptions for what a client sent.
+/// Tells which classes are those of `gevent.pywsgi` itself: its handler and server, the log that writes nothing, what
+/// `wsgi.file_wrapper` makes, and the exceptions for what a client sent.
 #[pyfunction]
 pub fn set_pywsgi_classes(
     py: Python<'_>,
     handler: &Bound<'_, PyType>,
     server: &Bound<'_, PyType>,
     no_log: Py<PyType>,
+    file_wrapper: Py<PyType>,
     invalid_client_request: Py<PyAny>,
     invalid_client_input: Py<PyAny>,
 ) -> PyResult<()> {
@@ -104,6 +106,7 @@ pub fn set_pywsgi_classes(
         handle_connection: server.getattr("handle")?.unbind(),
         handle: handler.getattr("handle")?.unbind(),
         no_log,
+        file_wrapper,
         invalid_client_request,
         invalid_client_input,
         socket: socket.unbind(),
@@ -171,6 +174,12 @@ pub fn has_stock_handle(handler: &Bound<'_, PyAny>) -> PyResult<bool> {
 #[inline]
 pub fn is_no_log(log: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(log.get_type().is(&stock(log.py())?.no_log))
+}
+
+/// Whether `result` is of `wsgi.file_wrapper`'s own class.
+#[inline]
+pub fn is_file_wrapper(result: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(result.get_type().is(stock(result.py())?.file_wrapper.bind(result.py())))
 }
 
 /// `_InvalidClientRequest`, whose response has the given status code.
