@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use greenrust::http::{BodyDecoder, BodyError, BodyKind, ParseStatus, RequestError, RequestLimits, RequestParser};
+use greenrust::resolver::message::{self, Kind, LONGEST_CHAIN, Outcome, Question, Reply, is_host_name};
 use greenrust::websocket::{Connection, DeflateParameters, Event, Options};
 
 /// Takes the first byte as the size of the pieces in which the others come.
@@ -234,4 +235,39 @@ pub fn websocket(input: &[u8]) {
     });
     let whole = converse(bytes, usize::MAX, deflate);
     assert_eq!(whole, converse(bytes, step, deflate));
+}
+
+/// A name server's bytes: no input panics, none that carries another id or repeats another question is believed, and an
+/// answer holds host names and addresses of the kind that was asked for only.
+pub fn dns_reply(input: &[u8]) {
+    let Some((&first, bytes)) = input.split_first() else { return };
+    let (kind, other) = match first % 3 {
+        0 => (Kind::A, Kind::Aaaa),
+        1 => (Kind::Aaaa, Kind::A),
+        _ => (Kind::Ptr, Kind::A),
+    };
+    let question = match kind {
+        Kind::Ptr => Question::reverse([192, 0, 2, 1].into()),
+        kind => Question::new("a.test", kind).expect("it is a name"),
+    };
+    let id = message::id(bytes).unwrap_or(0);
+    let reply = message::read(bytes, id, &question);
+    assert_eq!(message::read(bytes, id.wrapping_add(1), &question), Reply::Foreign);
+    let Reply::Answer(answer) = reply else { return };
+    let elsewhere = Question::new("b.test", other).expect("it is a name");
+    assert_eq!(message::read(bytes, id, &elsewhere), Reply::Foreign);
+    assert!(answer.aliases.len() <= LONGEST_CHAIN);
+    assert!(answer.aliases.iter().all(|alias| is_host_name(alias)));
+    match &answer.outcome {
+        Outcome::Addresses(addresses) => {
+            assert!(is_host_name(&answer.name) && !addresses.is_empty() && kind != Kind::Ptr);
+            assert!(addresses.iter().all(|address| address.is_ipv4() == (kind == Kind::A)));
+        }
+        Outcome::Names(names) => {
+            assert!(kind == Kind::Ptr && !names.is_empty());
+            assert!(names.iter().all(|name| is_host_name(name)));
+        }
+        Outcome::Alias => assert!(is_host_name(&answer.name)),
+        Outcome::NoData | Outcome::NoName => {}
+    }
 }

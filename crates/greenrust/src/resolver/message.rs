@@ -193,6 +193,7 @@ fn interpret(message: &Message, question: &Question) -> Reply {
     let mut name = &question.name;
     let mut ttl = u32::MAX;
     let mut aliases = Vec::new();
+    let mut links = 0;
     loop {
         let mut found = message.answers.iter().filter(|record| {
             record.record_type() == question.kind.record_type()
@@ -214,10 +215,14 @@ fn interpret(message: &Message, question: &Question) -> Reply {
         }) else {
             break;
         };
-        if aliases.len() == LONGEST_CHAIN {
+        if links == LONGEST_CHAIN {
             return Reply::Refused;
         }
-        aliases.push(text(&record.name));
+        links += 1;
+        let alias = text(&record.name);
+        if is_host_name(&alias) {
+            aliases.push(alias);
+        }
         ttl = ttl.min(seconds(record));
         name = target;
     }
@@ -229,7 +234,7 @@ fn interpret(message: &Message, question: &Question) -> Reply {
     let outcome = match (is_missing, negative_ttl) {
         (true, _) => Outcome::NoName,
         // A recursive server says with an SOA record that it has looked for the target.
-        (false, None) if !aliases.is_empty() => Outcome::Alias,
+        (false, None) if links > 0 => Outcome::Alias,
         (false, _) => Outcome::NoData,
     };
     let ttl = match outcome {
@@ -289,15 +294,19 @@ fn text(name: &Name) -> String {
 }
 
 /// Says whether a name is made of letters, digits, `-`, `_` and dots, and begins with no `-`, as glibc demands of the
-/// names in answers (`res_hnok`).
+/// names in answers (`res_hnok`). The root is none.
 pub fn is_host_name(name: &str) -> bool {
-    !name.starts_with('-')
+    !name.is_empty()
+        && !name.starts_with('-')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::rdata::{A, CNAME, PTR, SOA};
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
 
@@ -437,6 +446,96 @@ mod tests {
         assert_eq!(answer(&message, &question).outcome, Outcome::Names(vec!["good.test".into()]));
         message.answers.remove(1);
         assert_eq!(read(&message.to_vec().unwrap(), 7, &question), Reply::BadName);
+    }
+
+    #[test]
+    fn an_alias_that_is_no_host_name_is_followed_and_not_told() {
+        let question = Question::new("a.test", Kind::A).unwrap();
+        let mut message = reply_to(&question, 7);
+        message.add_answer(alias("a.test", "$(reboot).test", 20));
+        message.add_answer(alias("$(reboot).test", "b.test", 20));
+        message.add_answer(address("b.test", 1, 60));
+        let found = answer(&message, &question);
+        assert_eq!((found.name.as_str(), found.aliases), ("b.test", vec!["a.test".to_owned()]));
+        let question = Question::reverse("192.0.2.1".parse().unwrap());
+        let mut message = reply_to(&question, 7);
+        message.add_answer(Record::from_rdata(name("1.2.0.192.in-addr.arpa"), 60, RData::PTR(PTR(Name::root()))));
+        assert_eq!(read(&message.to_vec().unwrap(), 7, &question), Reply::BadName);
+    }
+
+    /// What holds for every answer, whatever a server sent.
+    fn check(reply: &Reply, question: &Question) {
+        let Reply::Answer(answer) = reply else { return };
+        assert!(answer.aliases.len() <= LONGEST_CHAIN);
+        assert!(answer.aliases.iter().all(|alias| is_host_name(alias)));
+        match &answer.outcome {
+            Outcome::Addresses(addresses) => {
+                assert!(!addresses.is_empty() && is_host_name(&answer.name));
+                assert!(question.kind != Kind::Ptr);
+                assert!(addresses.iter().all(|address| address.is_ipv4() == (question.kind == Kind::A)));
+            }
+            Outcome::Names(names) => {
+                assert!(question.kind == Kind::Ptr && !names.is_empty());
+                assert!(names.iter().all(|name| is_host_name(name)));
+            }
+            Outcome::Alias => assert!(is_host_name(&answer.name) && !answer.aliases.is_empty()),
+            Outcome::NoData | Outcome::NoName => {}
+        }
+    }
+
+    fn good_reply(kind: Kind, id: u16) -> (Question, Vec<u8>) {
+        let question = match kind {
+            Kind::Ptr => Question::reverse("192.0.2.1".parse().unwrap()),
+            kind => Question::new("a.test", kind).unwrap(),
+        };
+        let mut message = reply_to(&question, id);
+        message.add_answer(alias("a.test", "b.test", 20));
+        message.add_answer(address("b.test", 1, 60));
+        message.add_answer(Record::from_rdata(
+            name("b.test"),
+            60,
+            RData::AAAA(AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        ));
+        message.add_answer(Record::from_rdata(name("1.2.0.192.in-addr.arpa"), 60, RData::PTR(PTR(name("c.test")))));
+        message.add_authority(soa(100, 40));
+        (question, message.to_vec().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in vec(any::<u8>(), 0..600), id: u16, kind in 0..3) {
+            let kind = [Kind::A, Kind::Aaaa, Kind::Ptr][kind as usize];
+            let (question, _) = good_reply(kind, id);
+            check(&read(&bytes, super::id(&bytes).unwrap_or(id), &question), &question);
+        }
+
+        #[test]
+        fn damaged_replies_are_read(
+            damages in vec((any::<Index>(), any::<u8>(), 0..4), 0..6),
+            cut in proptest::option::weighted(0.2, any::<Index>()),
+            kind in 0..3,
+        ) {
+            let kind = [Kind::A, Kind::Aaaa, Kind::Ptr][kind as usize];
+            let (question, mut bytes) = good_reply(kind, 7);
+            for (index, byte, what) in damages {
+                // Pointers of compressed names are what is read in circles.
+                let position = index.index(bytes.len());
+                match what {
+                    0 => bytes[position] = byte,
+                    1 => bytes[position] = 0xc0 | byte & 3,
+                    2 => bytes.insert(position, byte),
+                    _ => bytes[position] ^= 1 << (byte & 7),
+                }
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            let reply = read(&bytes, 7, &question);
+            check(&reply, &question);
+            if super::id(&bytes) != Some(7) {
+                prop_assert_eq!(reply, Reply::Foreign);
+            }
+        }
     }
 
     #[test]

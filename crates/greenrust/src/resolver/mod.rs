@@ -545,7 +545,7 @@ impl Resolver {
         deadline: Option<Instant>,
     ) -> Result<Found, LookupError> {
         let mut aliases: Vec<String> = Vec::new();
-        loop {
+        for _ in 0..message::LONGEST_CHAIN {
             let (answer, hits) = outcome.map_err(|failure| match failure {
                 Failure::Refused | Failure::Silent => LookupError::TryAgain,
                 Failure::BadName => LookupError::Failed,
@@ -554,7 +554,6 @@ impl Resolver {
             match &answer.outcome {
                 Outcome::NoName => return Err(LookupError::NotFound),
                 Outcome::NoData => return Err(LookupError::NoData),
-                Outcome::Alias if aliases.len() > message::LONGEST_CHAIN => return Err(LookupError::Failed),
                 Outcome::Alias => {
                     let question = Question::new(&answer.name, kind).ok_or(LookupError::Failed)?;
                     outcome = self.inner.exchange.ask(question, settings).wait(deadline)?;
@@ -570,6 +569,7 @@ impl Resolver {
                 }
             }
         }
+        Err(LookupError::Failed)
     }
 }
 
