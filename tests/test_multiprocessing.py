@@ -371,3 +371,23 @@ def test_program_without_processes_does_not_import_multiprocessing(run):
     """, head="from gevent import monkey; monkey.patch_all()\nimport os, sys, gevent\n")
 
 
+
+
+def test_fork_watchers_are_called_in_the_child(run):
+    lines = run("""
+        called = []
+
+        def child():
+            gevent.sleep(0.001)
+            gevent.sleep(0.001)
+            print("called", called == [os.getpid()], flush=True)
+
+        def main():
+            watcher = gevent.get_hub().loop.fork(ref=False)
+            watcher.start(lambda: called.append(os.getpid()))
+            process = context.Process(target=child)
+            process.start()
+            process.join()
+            print("called in the parent", bool(called))
+    """)
+    assert lines == ["called True", "called in the parent False"]

@@ -47,7 +47,7 @@ def _as_int(value: Any) -> int | None:
 
 def _positive(value: Any) -> Any:
     if value is not None and value <= 0:
-        raise ValueError("Must be positive")
+        raise ValueError(f"Must be positive: {value!r}")
     return value
 
 

@@ -59,7 +59,12 @@ def killall(greenlets: Iterable[Any], exception: Any = GreenletExit, block: bool
     """
     managed, raw = [], []
     for target in greenlets:
-        (managed if hasattr(target, "kill") else raw).append(target)
+        if hasattr(target, "kill"):
+            managed.append(target)
+        elif hasattr(target, "throw"):
+            raw.append(target)
+        else:
+            raise AttributeError(f"not a greenlet: {target!r}")
     for target in managed:
         target.kill(exception, block=False)
     if not block:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sized
 from types import TracebackType
@@ -30,7 +31,7 @@ from gevent._greenrust import (
     sleep,
     spawn_raw,
 )
-from gevent.exceptions import HubDestroyed, LoopExit
+from gevent.exceptions import BlockingSwitchOutError, HubDestroyed, LoopExit
 
 __all__ = [
     "getcurrent",
@@ -150,7 +151,6 @@ class _IdentRegistry:
 
     def __init__(self) -> None:
         import heapq
-        import weakref
 
         self._heappush, self._heappop = heapq.heappush, heapq.heappop
         self._free: list[int] = []
@@ -206,6 +206,9 @@ class Hub(_greenrust.Hub):
         self.format_context = config.format_context
         #: A small number that no other living hub has.
         self.minimal_ident = _hub_idents.get_ident(self)
+        spawner = getcurrent()
+        self.spawning_greenlet = weakref.ref(spawner)
+        self.spawn_tree_locals: dict[str, Any] = {}
 
     @property
     def ident_registry(self) -> Any:
@@ -240,6 +243,20 @@ class Hub(_greenrust.Hub):
         return " ".join(parts)
 
     # -- errors ---------------------------------------------------------------------------------------------
+
+    def switch_out(self) -> None:
+        """Raise BlockingSwitchOutError: called when something that blocks is used in the hub."""
+        raise BlockingSwitchOutError("Impossible to call blocking function in the event loop callback")
+
+    def cancel_waits_close_and_then(self, watchers: Iterable[Any], exc_kind: Any, then: Callable[..., Any],
+                                    *then_args: Any) -> None:
+        """Soon, in the hub: end the waits for *watchers* with the error *exc_kind*, close them, call *then*.
+
+        Does not switch.
+        """
+        for watcher in watchers:
+            self.cancel_wait(watcher, exc_kind, True)
+        self.loop.run_callback(then, *then_args)
 
     def handle_error(self, context: Any, type: Any, value: Any, tb: Any) -> None:
         """Report an error that nobody caught.

@@ -232,8 +232,6 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     """The standard library's executor, over a `ThreadPool`: real threads, also when `threading` is patched."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if not args and not kwargs:
-            raise TypeError("ThreadPoolExecutor() needs max_workers")
         super().__init__(*args, **kwargs)
         self._threadpool = ThreadPool(self._max_workers)
 

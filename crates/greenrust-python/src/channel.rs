@@ -63,14 +63,25 @@ impl PyChannel {
         Self { channel: Gil::default() }
     }
 
-    #[pyo3(signature = (maxsize=1))]
-    fn __init__(&self, maxsize: isize) -> PyResult<()> {
-        if maxsize == 1 { Ok(()) } else { Err(PyValueError::new_err("Channels have a maxsize of 1")) }
+    #[pyo3(signature = (maxsize=None))]
+    fn __init__(&self, maxsize: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        match maxsize {
+            Some(maxsize) if !maxsize.eq(1)? => {
+                Err(PyValueError::new_err(format!("Channels have a maxsize of 1, not {}", maxsize.repr()?)))
+            }
+            _ => Ok(()),
+        }
     }
 
     #[classmethod]
     fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         queue::generic_alias(cls, item)
+    }
+
+    /// The hub of the calling thread.
+    #[getter]
+    fn hub<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py_hub::get_hub(py)
     }
 
     /// How many greenlets wait to put, less those that wait to get.
@@ -149,6 +160,12 @@ impl PyChannel {
 
     fn __iter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
         slf.clone()
+    }
+
+    /// next() -> the next item, as iteration gives it
+    #[pyo3(name = "next")]
+    fn next_old(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::__next__(slf)
     }
 
     fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {

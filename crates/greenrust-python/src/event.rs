@@ -68,6 +68,12 @@ impl PyEvent {
         Ok(Self { event: Gil::default(), links: Gil::default() })
     }
 
+    /// The hub in which links are called; None if nothing was linked. Any thread may use it.
+    #[getter]
+    fn hub(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.links.home(py)
+    }
+
     /// is_set() -> whether the flag is set
     #[inline]
     fn is_set(&self) -> bool {
@@ -239,6 +245,12 @@ impl PyAsyncResult {
     #[getter]
     fn value(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.fields.value.borrow().as_ref().map(|value| value.clone_ref(py))
+    }
+
+    /// The hub in which links are called; None if nothing was linked. Any thread may use it.
+    #[getter]
+    fn hub(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.fields.links.home(py)
     }
 
     /// The exception, or None.

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::arguments::Real;
 use crate::exceptions::{self, GreenletExit};
 use crate::fastcall::{Arguments, FastFunction};
 use crate::gil::Gil;
@@ -313,7 +314,7 @@ fn sleep(py: Python<'_>, call: &Arguments<'_>) -> PyResult<()> {
     if !call.is_empty() {
         let [first, second] = call.bind("sleep", ["seconds", "ref"])?;
         if let Some(value) = first {
-            seconds = value.extract()?;
+            seconds = value.extract::<Real>()?.0;
         }
         if let Some(value) = second {
             keep_alive = value.is_truthy()?;
@@ -356,7 +357,7 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
 /// leave_behind(greenlets): have only the running greenlet go on in the child of a fork.
 ///
 /// What the thread's hub had scheduled is forgotten, and nothing wakes *greenlets* any more; they are kept as they are,
-/// for good, so that no code of theirs runs. The signals that the hub watches for stay.
+/// for good, so that no code of theirs runs. The signals that the hub watches for stay, and fork watchers are called.
 #[pyfunction]
 pub fn leave_behind(py: Python<'_>, greenlets: Vec<Bound<'_, PyGreenlet>>) {
     let runtime = host::runtime(py);
@@ -371,6 +372,7 @@ pub fn leave_behind(py: Python<'_>, greenlets: Vec<Bound<'_, PyGreenlet>>) {
     for greenlet in greenlets {
         std::mem::forget(greenlet.unbind());
     }
+    loop_::repeat_fork_watchers(py);
 }
 
 /// Says whether an error is only the end of the thread, which ends what its hub does.

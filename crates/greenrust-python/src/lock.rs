@@ -14,7 +14,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 
-use crate::arguments::Truth;
+use crate::arguments::{Count, Truth};
 use crate::fastcall::{Arguments, FastMethod, Method};
 use crate::gil::Gil;
 use crate::greenlet::deadline;
@@ -52,7 +52,8 @@ pub struct PySemaphore {
 }
 
 fn count(value: isize) -> PyResult<usize> {
-    usize::try_from(value).map_err(|_| PyValueError::new_err("semaphore initial value must be >= 0"))
+    usize::try_from(value)
+        .map_err(|_| PyValueError::new_err(format!("semaphore initial value must be >= 0, not {value}")))
 }
 
 impl PySemaphore {
@@ -111,10 +112,10 @@ impl PySemaphore {
         Self::empty()
     }
 
-    #[pyo3(signature = (value=1, hub=None))]
-    fn __init__(&self, value: isize, hub: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (value=Count(1), hub=None))]
+    fn __init__(&self, value: Count, hub: Option<Bound<'_, py_hub::PyHub>>) -> PyResult<()> {
         let _ = hub;
-        self.fields.semaphore.reset(count(value)?);
+        self.fields.semaphore.reset(count(value.0)?);
         Ok(())
     }
 
@@ -271,10 +272,10 @@ impl PyBoundedSemaphore {
         PyClassInitializer::from(PySemaphore::empty()).add_subclass(Self { initial: Gil::new(Cell::new(1)) })
     }
 
-    #[pyo3(signature = (value=1, hub=None))]
-    fn __init__(slf: &Bound<'_, Self>, value: isize, hub: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (value=Count(1), hub=None))]
+    fn __init__(slf: &Bound<'_, Self>, value: Count, hub: Option<Bound<'_, py_hub::PyHub>>) -> PyResult<()> {
         slf.as_super().get().__init__(value, hub)?;
-        slf.get().initial.set(count(value)?);
+        slf.get().initial.set(count(value.0)?);
         Ok(())
     }
 
@@ -414,7 +415,7 @@ impl PyRLock {
     }
 
     #[pyo3(signature = (hub=None))]
-    fn __init__(&self, hub: Option<Bound<'_, PyAny>>) {
+    fn __init__(&self, hub: Option<Bound<'_, py_hub::PyHub>>) {
         let _ = hub;
     }
 

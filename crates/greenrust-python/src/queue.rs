@@ -394,7 +394,7 @@ fn refuse_negative(timeout: Option<&Limit<'_>>) -> PyResult<()> {
     if let Some(Limit::Seconds(seconds, _)) = timeout
         && *seconds < 0.0
     {
-        return Err(PyValueError::new_err("'timeout' must be a non-negative number"));
+        return Err(PyValueError::new_err(format!("'timeout' must be a non-negative number, not {seconds}")));
     }
     Ok(())
 }
@@ -621,6 +621,12 @@ impl PySimpleQueue {
     #[setter]
     fn set_queue(&self, items: Py<PyAny>) {
         self.queue.store().set(items);
+    }
+
+    /// The hub of the calling thread.
+    #[getter]
+    fn hub<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py_hub::get_hub(py)
     }
 
     /// How many items there can be; None if any number. Setting it lets those go on who wait for room.

@@ -10,6 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyString, PyTuple, PyType};
 
+use crate::arguments::{Real, Truth};
 use crate::gil::Gil;
 use crate::host::{self, Payload, Thrown};
 use crate::hub as py_hub;
@@ -111,7 +112,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Limit<'py> {
         if let Ok(timeout) = object.cast::<PyTimeout>() {
             return Ok(Self::Object(timeout.to_owned()));
         }
-        Ok(Self::Seconds(object.extract()?, object.to_owned()))
+        Ok(Self::Seconds(object.extract::<Real>()?.0, object.to_owned()))
     }
 }
 
@@ -218,12 +219,24 @@ impl PyTimeout {
         })
     }
 
-    #[pyo3(signature = (seconds=None, exception=None, r#ref=true, priority=-1))]
-    fn __init__(&self, seconds: Option<Py<PyAny>>, exception: Option<Py<PyAny>>, r#ref: bool, priority: i32) {
+    #[pyo3(signature = (seconds=None, exception=None, r#ref=Truth(true), priority=-1))]
+    fn __init__(
+        &self,
+        seconds: Option<Bound<'_, PyAny>>,
+        exception: Option<Py<PyAny>>,
+        r#ref: Truth,
+        priority: i32,
+    ) -> PyResult<()> {
         let _ = priority;
-        let old = (self.fields.seconds.replace(seconds), self.fields.exception.replace(exception));
+        if let Some(seconds) = &seconds
+            && seconds.is_truthy()?
+        {
+            seconds.extract::<Real>()?;
+        }
+        let old = (self.fields.seconds.replace(seconds.map(Bound::unbind)), self.fields.exception.replace(exception));
         drop(old);
-        self.fields.keep_alive.set(r#ref);
+        self.fields.keep_alive.set(r#ref.0);
+        Ok(())
     }
 
     /// The time in seconds, or None.

@@ -90,9 +90,9 @@ impl PyWaiter {
     }
 
     #[pyo3(signature = (hub=None))]
-    fn __init__(&self, py: Python<'_>, hub: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    fn __init__(&self, py: Python<'_>, hub: Option<Bound<'_, py_hub::PyHub>>) -> PyResult<()> {
         let hub = match hub {
-            Some(hub) => hub,
+            Some(hub) => hub.into_any(),
             None => py_hub::get_hub(py)?,
         };
         let old = self.fields.hub.replace(Some(hub.unbind()));

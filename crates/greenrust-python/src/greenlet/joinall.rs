@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::{Joiner, Link, PyGeventGreenlet, deadline};
+use crate::arguments::Real;
 use crate::host;
 
 /// Waits for greenlets that are all ours, in one park: the fast path of `joinall` without count.
@@ -20,7 +21,7 @@ use crate::host;
 pub fn join_greenlets<'py>(
     py: Python<'py>,
     greenlets: &Bound<'py, PyList>,
-    timeout: Option<f64>,
+    timeout: Option<Real>,
 ) -> PyResult<Option<Bound<'py, PyList>>> {
     let mut members: Vec<Bound<'py, PyGeventGreenlet>> = Vec::with_capacity(greenlets.len());
     for object in greenlets.iter() {
@@ -51,7 +52,7 @@ pub fn join_greenlets<'py>(
     for greenlet in &waiting {
         greenlet.get().fields.links.borrow_mut().push(Link::Joiner(joiner.clone()));
     }
-    let result = host::park(py, hub, &waker, deadline(hub, timeout), true);
+    let result = host::park(py, hub, &waker, deadline(hub, timeout.map(|Real(seconds)| seconds)), true);
     if !matches!(result, Ok(Wake::Unparked)) {
         for greenlet in &waiting {
             let mut links = greenlet.get().fields.links.borrow_mut();

@@ -19,7 +19,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType, PyWeakrefReference};
 
-use crate::arguments::Truth;
+use crate::arguments::{Real, Truth};
 use crate::exceptions::{Cancelled, GreenletExit};
 use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
@@ -281,7 +281,7 @@ impl PyGeventGreenlet {
         kwargs: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, Self>> {
         if !function.is_callable() {
-            return Err(not_callable());
+            return Err(not_callable(&function));
         }
         let made = Self::make(py, Some(function.unbind()), args.unbind(), kwargs.map(Bound::unbind))?;
         let greenlet = Bound::new(py, made)?;
@@ -571,8 +571,9 @@ impl PyGeventGreenlet {
     }
 }
 
-fn not_callable() -> PyErr {
-    PyTypeError::new_err("The run argument or self._run must be callable")
+fn not_callable(run: &Bound<'_, PyAny>) -> PyErr {
+    let run = run.repr().map_or_else(|_| "an object".to_owned(), |text| text.to_string());
+    PyTypeError::new_err(format!("The run argument or self._run must be callable, not {run}"))
 }
 
 /// Calls a link's callback with its source, in a greenlet of its own that starts at once.
@@ -657,10 +658,11 @@ impl PyGeventGreenlet {
         let fields = &slf.get().fields;
         match run.filter(|run| !run.is_none()) {
             Some(run) if run.is_callable() => drop(fields.function.replace(Some(run.unbind()))),
-            Some(_) => return Err(not_callable()),
+            Some(run) => return Err(not_callable(&run)),
             None => {
-                if !slf.as_any().getattr(pyo3::intern!(py, "_run"))?.is_callable() {
-                    return Err(not_callable());
+                let run = slf.as_any().getattr(pyo3::intern!(py, "_run"))?;
+                if !run.is_callable() {
+                    return Err(not_callable(&run));
                 }
             }
         }
@@ -716,7 +718,8 @@ impl PyGeventGreenlet {
     }
 
     /// start_later(seconds): schedules the greenlet to start after *seconds* (a float).
-    fn start_later(slf: &Bound<'_, Self>, seconds: f64) -> PyResult<()> {
+    fn start_later(slf: &Bound<'_, Self>, seconds: Real) -> PyResult<()> {
+        let Real(seconds) = seconds;
         let this = slf.get();
         if !matches!(this.fields.start.get(), Start::Never) {
             return Ok(());
@@ -1232,7 +1235,8 @@ unsafe extern "C" fn spawn_method(
         // SAFETY: as CPython passed them.
         let arguments = unsafe { Arguments::new(args, count, names) };
         let keywords = arguments.keywords()?;
-        if count > 0 && class.is(PyType::new::<PyGeventGreenlet>(py)) {
+        // None stands for the `_run` of the class.
+        if count > 0 && !arguments.get(0).is_none() && class.is(PyType::new::<PyGeventGreenlet>(py)) {
             let function = arguments.get(0);
             let greenlet = PyGeventGreenlet::spawn_plain(py, function, arguments.tuple_from(1)?, keywords)?;
             return Ok(greenlet.into_ptr());

@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use super::rounds::List;
 use super::watcher::Kind;
 use super::{PyLoop, PyWatcher, attached, signal};
+use crate::arguments::Truth;
 use crate::exceptions;
 use crate::gil::Gil;
 
@@ -202,12 +203,12 @@ pub struct PyChild {}
 #[pymethods]
 impl PyChild {
     #[new]
-    #[pyo3(signature = (r#loop, pid, trace=0, r#ref=true, priority=None))]
+    #[pyo3(signature = (r#loop, pid, trace=0, r#ref=Truth(true), priority=None))]
     pub(super) fn new(
         r#loop: &Bound<'_, PyLoop>,
         pid: i32,
         trace: i32,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<PyClassInitializer<Self>> {
         if trace != 0 {

@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::watcher::{Kind, only_keyword, split_call};
 use super::{PyLoop, PyWatcher, attached};
+use crate::arguments::Truth;
 use crate::exceptions;
 
 pub(super) const READ: u32 = 1;
@@ -119,12 +120,12 @@ fn check_inactive(io: &Bound<'_, PyIo>, attribute: &str) -> PyResult<()> {
 #[pymethods]
 impl PyIo {
     #[new]
-    #[pyo3(signature = (r#loop, fd, events, r#ref=true, priority=None))]
+    #[pyo3(signature = (r#loop, fd, events, r#ref=Truth(true), priority=None))]
     pub(super) fn new(
         r#loop: &Bound<'_, PyLoop>,
         fd: i32,
         events: u32,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let state = State {

@@ -13,6 +13,7 @@
 
 mod callback;
 mod child;
+mod flags;
 mod io;
 mod rounds;
 mod signal;
@@ -35,6 +36,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 
+use crate::arguments::{Integer, Real, Truth};
 use crate::exceptions;
 use crate::gil::Gil;
 use crate::host;
@@ -43,7 +45,7 @@ use crate::hub as py_hub;
 use callback::PyCallback;
 use rounds::Rounds;
 
-pub use rounds::{after_fork, after_poll, before_poll, end_thread, idle, wake_runners};
+pub use rounds::{after_fork, after_poll, before_poll, end_thread, idle, repeat_fork_watchers, wake_runners};
 pub use wait::{cancel_wait, wait_watcher};
 pub use watcher::PyWatcher;
 
@@ -280,9 +282,12 @@ impl PyLoop {
 
     #[new]
     #[pyo3(signature = (flags=None, default=None, ptr=None))]
-    fn new(py: Python<'_>, flags: Option<Py<PyAny>>, default: Option<bool>, ptr: Option<Py<PyAny>>) -> Self {
+    fn new(py: Python<'_>, flags: Option<Py<PyAny>>, default: Option<bool>, ptr: Option<Py<PyAny>>) -> PyResult<Self> {
         let _ = ptr;
-        Self::make(py, flags, default == Some(false))
+        if let Some(flags) = &flags {
+            flags::bits(flags.bind(py))?;
+        }
+        Ok(Self::make(py, flags, default == Some(false)))
     }
 
     /// The class of all watchers.
@@ -397,110 +402,114 @@ impl PyLoop {
     // -- watchers ---------------------------------------------------------------------------------------------
 
     /// io(fd, events, ref=True, priority=None) -> a watcher of a descriptor; *events*: 1 to read, 2 to write, 3 both
-    #[pyo3(signature = (fd, events, r#ref=true, priority=None))]
+    #[pyo3(signature = (fd, events, r#ref=Truth(true), priority=None))]
     fn io<'py>(
         slf: &Bound<'py, Self>,
-        fd: i32,
+        fd: Integer<i32>,
         events: u32,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, io::PyIo>> {
-        Bound::new(slf.py(), io::PyIo::new(slf, fd, events, r#ref, priority)?)
+        Bound::new(slf.py(), io::PyIo::new(slf, fd.0, events, r#ref, priority)?)
     }
 
     /// closing_fd(fd) -> whether a watcher or a greenlet waited for it
     ///
     /// Ends the waits for a descriptor that is about to be closed. Watchers are called as if it were ready.
-    fn closing_fd(&self, fd: i32) -> bool {
-        self.hub().close_level(fd)
+    fn closing_fd(&self, fd: Integer<i32>) -> bool {
+        self.hub().close_level(fd.0)
     }
 
     /// timer(after, repeat=0.0, ref=True, priority=None) -> a watcher of time, in seconds
-    #[pyo3(signature = (after, repeat=0.0, r#ref=true, priority=None))]
+    #[pyo3(signature = (after, repeat=Real(0.0), r#ref=Truth(true), priority=None))]
     fn timer<'py>(
         slf: &Bound<'py, Self>,
-        after: f64,
-        repeat: f64,
-        r#ref: bool,
+        after: Real,
+        repeat: Real,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, timer::PyTimer>> {
         Bound::new(slf.py(), timer::PyTimer::new(slf, after, repeat, r#ref, priority)?)
     }
 
     /// idle(ref=True, priority=None) -> a watcher that is called in every round with nothing else to do
-    #[pyo3(signature = (r#ref=true, priority=None))]
-    fn idle<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyIdle>> {
+    #[pyo3(signature = (r#ref=Truth(true), priority=None))]
+    fn idle<'py>(slf: &Bound<'py, Self>, r#ref: Truth, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyIdle>> {
         Bound::new(slf.py(), turns::PyIdle::new(slf, r#ref, priority))
     }
 
     /// prepare(ref=True, priority=None) -> a watcher that is called before each wait for events
-    #[pyo3(signature = (r#ref=true, priority=None))]
+    #[pyo3(signature = (r#ref=Truth(true), priority=None))]
     fn prepare<'py>(
         slf: &Bound<'py, Self>,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, turns::PyPrepare>> {
         Bound::new(slf.py(), turns::PyPrepare::new(slf, r#ref, priority))
     }
 
     /// check(ref=True, priority=None) -> a watcher that is called after each wait for events
-    #[pyo3(signature = (r#ref=true, priority=None))]
-    fn check<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyCheck>> {
+    #[pyo3(signature = (r#ref=Truth(true), priority=None))]
+    fn check<'py>(slf: &Bound<'py, Self>, r#ref: Truth, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyCheck>> {
         Bound::new(slf.py(), turns::PyCheck::new(slf, r#ref, priority))
     }
 
     /// fork(ref=True, priority=None) -> a watcher that is called in the child of a fork
-    #[pyo3(signature = (r#ref=true, priority=None))]
-    fn fork<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyFork>> {
+    #[pyo3(signature = (r#ref=Truth(true), priority=None))]
+    fn fork<'py>(slf: &Bound<'py, Self>, r#ref: Truth, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyFork>> {
         Bound::new(slf.py(), turns::PyFork::new(slf, r#ref, priority))
     }
 
     /// async_(ref=True, priority=None) -> a watcher that any thread can send to
-    #[pyo3(signature = (r#ref=true, priority=None))]
-    fn async_<'py>(slf: &Bound<'py, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Bound<'py, turns::PyAsync>> {
+    #[pyo3(signature = (r#ref=Truth(true), priority=None))]
+    fn async_<'py>(
+        slf: &Bound<'py, Self>,
+        r#ref: Truth,
+        priority: Option<i32>,
+    ) -> PyResult<Bound<'py, turns::PyAsync>> {
         Bound::new(slf.py(), turns::PyAsync::new(slf, r#ref, priority))
     }
 
     /// The old name of `async_`.
-    #[pyo3(name = "async", signature = (r#ref=true, priority=None))]
+    #[pyo3(name = "async", signature = (r#ref=Truth(true), priority=None))]
     fn async_old<'py>(
         slf: &Bound<'py, Self>,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, turns::PyAsync>> {
         Self::async_(slf, r#ref, priority)
     }
 
     /// signal(signum, ref=True, priority=None) -> a watcher of a signal
-    #[pyo3(signature = (signum, r#ref=true, priority=None))]
+    #[pyo3(signature = (signum, r#ref=Truth(true), priority=None))]
     fn signal<'py>(
         slf: &Bound<'py, Self>,
-        signum: i32,
-        r#ref: bool,
+        signum: Integer<i32>,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, signal::PySignal>> {
-        Bound::new(slf.py(), signal::PySignal::new(slf, signum, r#ref, priority)?)
+        Bound::new(slf.py(), signal::PySignal::new(slf, signum.0, r#ref, priority)?)
     }
 
     /// child(pid, trace=0, ref=True, priority=None) -> a watcher of a child process; *pid* 0: of every child
-    #[pyo3(signature = (pid, trace=0, r#ref=true, priority=None))]
+    #[pyo3(signature = (pid, trace=0, r#ref=Truth(true), priority=None))]
     fn child<'py>(
         slf: &Bound<'py, Self>,
-        pid: i32,
+        pid: Integer<i32>,
         trace: i32,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, child::PyChild>> {
-        Bound::new(slf.py(), child::PyChild::new(slf, pid, trace, r#ref, priority)?)
+        Bound::new(slf.py(), child::PyChild::new(slf, pid.0, trace, r#ref, priority)?)
     }
 
     /// stat(path, interval=0.0, ref=True, priority=None) -> a watcher of a file's attributes
-    #[pyo3(signature = (path, interval=0.0, r#ref=true, priority=None))]
+    #[pyo3(signature = (path, interval=0.0, r#ref=Truth(true), priority=None))]
     fn stat<'py>(
         slf: &Bound<'py, Self>,
         path: Bound<'py, PyString>,
         interval: f64,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<Bound<'py, stat::PyStat>> {
         Bound::new(slf.py(), stat::PyStat::new(slf, path, interval, r#ref, priority))
@@ -589,15 +598,22 @@ impl PyLoop {
         self.check_open()?;
         match &self.fields.flags {
             None => Ok(Vec::new()),
-            Some(flags) => match flags.bind(py).extract::<String>() {
-                Ok(names) => names
-                    .split([',', ';', ' '])
-                    .filter(|name| !name.is_empty())
-                    .map(|name| name.into_pyobject(py).map(Bound::into_any).map_err(PyErr::from))
-                    .collect(),
-                Err(_) => flags.bind(py).try_iter().map_or_else(|_| Ok(Vec::new()), Iterator::collect),
-            },
+            Some(flags) => flags::names(flags.bind(py)),
         }
+    }
+
+    /// libev's number for the flags that the loop was made with.
+    #[getter]
+    fn origflags_int(&self, py: Python<'_>) -> PyResult<u32> {
+        self.check_open()?;
+        self.fields.flags.as_ref().map_or(Ok(0), |flags| flags::bits(flags.bind(py)))
+    }
+
+    /// 0: signals are not kept for later.
+    #[getter]
+    fn sig_pending(&self) -> PyResult<u32> {
+        self.check_open()?;
+        Ok(0)
     }
 
     /// How many rounds the loop has made.

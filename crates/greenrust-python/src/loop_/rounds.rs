@@ -209,6 +209,15 @@ pub fn after_fork(py: Python<'_>, hub: &Hub) {
     });
 }
 
+/// Calls the fork watchers again, after the hub's queue was forgotten.
+pub fn repeat_fork_watchers(py: Python<'_>) {
+    with(|rounds| {
+        for watcher in rounds.members(py, List::Fork) {
+            PyWatcher::feed_anew(&watcher, 0);
+        }
+    });
+}
+
 /// Forgets the thread's book: the thread is about to end.
 pub fn end_thread(hub: &Hub) {
     let rounds = ROUNDS.with(|cell| cell.replace(std::ptr::null()));

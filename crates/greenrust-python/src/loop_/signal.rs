@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use super::rounds::List;
 use super::watcher::Kind;
 use super::{PyLoop, PyWatcher};
+use crate::arguments::Truth;
 use crate::exceptions;
 
 /// Signals are numbered 1 to 64.
@@ -221,11 +222,11 @@ pub struct PySignal {}
 #[pymethods]
 impl PySignal {
     #[new]
-    #[pyo3(signature = (r#loop, signum, r#ref=true, priority=None))]
+    #[pyo3(signature = (r#loop, signum, r#ref=Truth(true), priority=None))]
     pub(super) fn new(
         r#loop: &Bound<'_, PyLoop>,
         signum: i32,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<PyClassInitializer<Self>> {
         if signum < 1 || signum as usize >= SIGNALS {

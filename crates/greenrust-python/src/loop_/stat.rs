@@ -11,6 +11,7 @@ use pyo3::types::PyString;
 
 use super::watcher::Kind;
 use super::{PyLoop, PyWatcher, attached};
+use crate::arguments::Truth;
 use crate::hub::duration;
 
 /// The interval if none is given, in seconds, as libev's.
@@ -127,12 +128,12 @@ fn state<'a>(stat: &'a Bound<'_, PyStat>) -> &'a State {
 #[pymethods]
 impl PyStat {
     #[new]
-    #[pyo3(signature = (r#loop, path, interval=0.0, r#ref=true, priority=None))]
+    #[pyo3(signature = (r#loop, path, interval=0.0, r#ref=Truth(true), priority=None))]
     pub(super) fn new(
         r#loop: &Bound<'_, PyLoop>,
         path: Bound<'_, PyString>,
         interval: f64,
-        r#ref: bool,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyClassInitializer<Self> {
         let kind = Kind::Stat(State {

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 use greenrust::hub::Hub;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::arguments::Real;
 use crate::host;
 use crate::hub::duration;
 
@@ -21,7 +23,11 @@ fn getswitchinterval(py: Python<'_>) -> PyResult<f64> {
 /// Sets it, in seconds, for this thread's hub and those made later, and for CPython's threads, as
 /// `sys.setswitchinterval` does. Raises ValueError if it is not positive.
 #[pyfunction]
-fn setswitchinterval(py: Python<'_>, interval: f64) -> PyResult<()> {
+fn setswitchinterval(py: Python<'_>, interval: Real) -> PyResult<()> {
+    let Real(interval) = interval;
+    if interval <= 0.0 {
+        return Err(PyValueError::new_err(format!("switch interval must be strictly positive: {interval}")));
+    }
     py.import("sys")?.call_method1("setswitchinterval", (interval,))?;
     host::runtime(py).set_switch_interval(duration(interval));
     Ok(())

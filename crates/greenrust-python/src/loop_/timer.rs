@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::watcher::{Kind, only_keyword, split_call};
 use super::{PyLoop, PyWatcher, attached};
+use crate::arguments::{Real, Truth};
 use crate::hub::duration;
 
 pub(super) struct State {
@@ -79,14 +80,15 @@ fn expire(watcher: &Bound<'_, PyWatcher>) {
 #[pymethods]
 impl PyTimer {
     #[new]
-    #[pyo3(signature = (r#loop, after=0.0, repeat=0.0, r#ref=true, priority=None))]
+    #[pyo3(signature = (r#loop, after=Real(0.0), repeat=Real(0.0), r#ref=Truth(true), priority=None))]
     pub(super) fn new(
         r#loop: &Bound<'_, PyLoop>,
-        after: f64,
-        repeat: f64,
-        r#ref: bool,
+        after: Real,
+        repeat: Real,
+        r#ref: Truth,
         priority: Option<i32>,
     ) -> PyResult<PyClassInitializer<Self>> {
+        let (Real(after), Real(repeat)) = (after, repeat);
         if repeat < 0.0 {
             return Err(PyValueError::new_err(format!("repeat must be positive or zero: {repeat:?}")));
         }

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use super::rounds::List;
 use super::watcher::Kind;
 use super::{PyLoop, PyWatcher};
+use crate::arguments::Truth;
 
 macro_rules! turn_watcher {
     ($class:ident, $name:literal, $kind:expr, $text:literal) => {
@@ -18,10 +19,10 @@ macro_rules! turn_watcher {
         #[pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = (r#loop, r#ref=true, priority=None))]
+            #[pyo3(signature = (r#loop, r#ref=Truth(true), priority=None))]
             pub(super) fn new(
                 r#loop: &Bound<'_, PyLoop>,
-                r#ref: bool,
+                r#ref: Truth,
                 priority: Option<i32>,
             ) -> PyClassInitializer<Self> {
                 PyClassInitializer::from(PyWatcher::new(r#loop, r#ref, priority, $kind)).add_subclass(Self {})
@@ -62,8 +63,8 @@ pub struct PyAsync {}
 #[pymethods]
 impl PyAsync {
     #[new]
-    #[pyo3(signature = (r#loop, r#ref=true, priority=None))]
-    pub(super) fn new(r#loop: &Bound<'_, PyLoop>, r#ref: bool, priority: Option<i32>) -> PyClassInitializer<Self> {
+    #[pyo3(signature = (r#loop, r#ref=Truth(true), priority=None))]
+    pub(super) fn new(r#loop: &Bound<'_, PyLoop>, r#ref: Truth, priority: Option<i32>) -> PyClassInitializer<Self> {
         PyClassInitializer::from(PyWatcher::new(r#loop, r#ref, priority, Kind::Async)).add_subclass(Self {})
     }
 

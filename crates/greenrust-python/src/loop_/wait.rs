@@ -12,6 +12,7 @@ use pyo3::types::{PyBool, PyTuple};
 
 use super::PyWatcher;
 use super::io::checked_descriptor;
+use crate::arguments::Integer;
 use crate::exceptions;
 use crate::gil::Gil;
 use crate::greenlet::deadline;
@@ -196,45 +197,49 @@ fn wait_descriptor(
 #[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default))]
 fn wait_read<'py>(
     py: Python<'py>,
-    fileno: i32,
+    fileno: Integer<i32>,
     timeout: Option<Limit<'py>>,
     timeout_exc: OnTimeout<'py>,
 ) -> PyResult<()> {
-    wait_descriptor(py, fileno, Interest { read: true, write: false }, timeout, timeout_exc)
+    wait_descriptor(py, fileno.0, Interest { read: true, write: false }, timeout, timeout_exc)
 }
 
-/// wait_write(fileno, timeout=None, timeout_exc=socket.timeout("timed out"))
+/// wait_write(fileno, timeout=None, timeout_exc=socket.timeout("timed out"), event=None)
 ///
 /// Parks the running greenlet until the descriptor can be written, for at most *timeout* seconds (None: for ever).
 ///
 /// Raises *timeout_exc* when the time is over (None: a `Timeout`; False: nothing, it returns); OSError (EBADF) for a
 /// descriptor that is not open, or that is closed meanwhile; ValueError for a negative one.
 #[pyfunction]
-#[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default))]
+#[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default, event=None))]
 fn wait_write<'py>(
     py: Python<'py>,
-    fileno: i32,
+    fileno: Integer<i32>,
     timeout: Option<Limit<'py>>,
     timeout_exc: OnTimeout<'py>,
+    event: Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
-    wait_descriptor(py, fileno, Interest { read: false, write: true }, timeout, timeout_exc)
+    let _ = event;
+    wait_descriptor(py, fileno.0, Interest { read: false, write: true }, timeout, timeout_exc)
 }
 
-/// wait_readwrite(fileno, timeout=None, timeout_exc=socket.timeout("timed out"))
+/// wait_readwrite(fileno, timeout=None, timeout_exc=socket.timeout("timed out"), event=None)
 ///
 /// Parks the running greenlet until the descriptor can be read or written, for at most *timeout* seconds (None: for ever).
 ///
 /// Raises *timeout_exc* when the time is over (None: a `Timeout`; False: nothing, it returns); OSError (EBADF) for a
 /// descriptor that is not open, or that is closed meanwhile; ValueError for a negative one.
 #[pyfunction]
-#[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default))]
+#[pyo3(signature = (fileno, timeout=None, timeout_exc=OnTimeout::Default, event=None))]
 fn wait_readwrite<'py>(
     py: Python<'py>,
-    fileno: i32,
+    fileno: Integer<i32>,
     timeout: Option<Limit<'py>>,
     timeout_exc: OnTimeout<'py>,
+    event: Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
-    wait_descriptor(py, fileno, Interest { read: true, write: true }, timeout, timeout_exc)
+    let _ = event;
+    wait_descriptor(py, fileno.0, Interest { read: true, write: true }, timeout, timeout_exc)
 }
 
 /// Adds the functions to the native module.

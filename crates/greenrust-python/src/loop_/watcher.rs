@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::rounds::List;
 use super::{PyLoop, attached, child, io, not_callable, signal, stat, timer};
+use crate::arguments::Truth;
 use crate::gil::Gil;
 
 /// What a watcher watches, with its state in the hub.
@@ -51,13 +52,13 @@ pub struct PyWatcher {
 }
 
 impl PyWatcher {
-    pub(super) fn new(owner: &Bound<'_, PyLoop>, keep_alive: bool, priority: Option<i32>, kind: Kind) -> Self {
+    pub(super) fn new(owner: &Bound<'_, PyLoop>, keep_alive: Truth, priority: Option<i32>, kind: Kind) -> Self {
         Self {
             fields: Gil::new(Fields {
                 owner: owner.clone().unbind(),
                 callback: RefCell::new(None),
                 args: RefCell::new(None),
-                keep_alive: Cell::new(keep_alive),
+                keep_alive: Cell::new(keep_alive.0),
                 priority: Cell::new(priority.unwrap_or(0)),
                 active: Cell::new(false),
                 pending: Cell::new(false),
@@ -200,6 +201,12 @@ impl PyWatcher {
         });
     }
 
+    /// As [`Self::feed_soon`], where a call that was due may have been forgotten with the hub's queue.
+    pub(super) fn feed_anew(slf: &Bound<'_, Self>, events: u32) {
+        slf.get().fields.pending.set(false);
+        Self::feed_soon(slf, events);
+    }
+
     /// Calls the watcher's function. Runs in the hub.
     pub(super) fn fire(slf: &Bound<'_, Self>, events: u32) {
         let py = slf.py();
@@ -334,7 +341,8 @@ impl PyWatcher {
     }
 
     #[setter]
-    fn set_ref(&self, value: bool) -> PyResult<()> {
+    fn set_ref(&self, value: Truth) -> PyResult<()> {
+        let Truth(value) = value;
         let owner = self.fields.owner.get();
         owner.check_open()?;
         if self.fields.keep_alive.replace(value) != value && self.fields.active.get() {
