@@ -12,7 +12,10 @@ from gevent._greenrust import wait_socket
 from gevent.socket import create_connection
 from gevent.socket import socket as _gevent_socket
 
-__implements__ = ["SSLContext", "SSLSocket", "get_server_certificate", "wrap_socket"]
+__implements__ = ["SSLContext", "SSLSocket", "get_server_certificate"]
+__extensions__: list[str] = []
+# CPython 3.12 has it no more.
+(__implements__ if hasattr(_stdlib, "wrap_socket") else __extensions__).append("wrap_socket")
 _OWN = ["create_default_context", "_create_stdlib_context", "_create_unverified_context", "create_connection"]
 
 __imports__ = [
@@ -20,8 +23,9 @@ __imports__ = [
 ]
 globals().update({name: getattr(_stdlib, name) for name in __imports__})
 
-__all__ = list(__implements__)
-__all__ += ["create_default_context"]
+__all__ = ["create_default_context"]
+__all__ += list(__implements__)
+__all__ += list(__extensions__)
 __all__ += [name for name in __imports__ if name not in ("socket", "sys", "os", "warnings", "_ssl")]
 
 _StdlibSSLContext = _stdlib.SSLContext
