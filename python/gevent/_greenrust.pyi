@@ -641,6 +641,7 @@ class socket(_stdlib_socket.socket):
     def setblocking(self, flag: bool, /) -> None: ...
     def getblocking(self) -> bool: ...
 
+def is_readable(sock: socket) -> bool: ...     # whether reading gives something at once
 def wait_socket(sock: socket, direction: int, timeout: float | None = None) -> None: ...    # 1 read, 2 write; after EAGAIN
 
 # -- WSGI (gevent.pywsgi) ---------------------------------------------------------------------------------

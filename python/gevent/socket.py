@@ -64,6 +64,10 @@ def cancel_wait(watcher: Any, error: BaseException = cancel_wait_ex) -> None:
     get_hub().cancel_wait(watcher, error)
 
 
+# A socket's family as a plain number: the standard library's property makes a member of an enumeration each time.
+_family: Any = _socket.socket.__dict__["family"].__get__
+
+
 def _is_numeric(family: int, host: Any) -> bool:
     if not isinstance(host, str):
         return False
@@ -90,10 +94,11 @@ class socket(_greenrust.socket):
 
     def _resolved(self, address: Any) -> Any:
         """Return *address* with the host name looked up by the hub's resolver."""
-        if self.family not in (_stdlib.AF_INET, _stdlib.AF_INET6) or not isinstance(address, tuple) or not address:
+        family = _family(self)
+        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or not address:
             return address
         host = address[0]
-        if _is_numeric(self.family, host):
+        if _is_numeric(family, host):
             return address
         found = getaddrinfo(host, address[1], self.family, self.type, self.proto)[0][4]
         # What the caller says of flow and scope counts.

@@ -8,7 +8,7 @@ import ssl as _stdlib
 from collections.abc import Callable
 from typing import Any
 
-from gevent._greenrust import wait_socket
+from gevent._greenrust import is_readable, wait_socket
 from gevent.socket import create_connection
 from gevent.socket import socket as _gevent_socket
 
@@ -58,10 +58,13 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
                 direction = _WRITE
                 if self.timeout == 0.0:
                     raise
-            try:
-                wait_socket(self, direction, self.timeout)
-            except TimeoutError:
-                raise TimeoutError(message) from None
+            self._wait(message, direction)
+
+    def _wait(self, message: str, direction: int) -> None:
+        try:
+            wait_socket(self, direction, self.timeout)
+        except TimeoutError:
+            raise TimeoutError(message) from None
 
     def do_handshake(self, block: bool = False) -> None:
         """Agree on keys with the peer. Switches. With *block*, waits also when the socket is non-blocking."""
@@ -75,21 +78,34 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
             if block and timeout == 0.0:
                 self.settimeout(timeout)
 
+    # Set once a read has told of the end or of an error, which the next one tells at once, whatever the peer does.
+    _is_read_over = False
+
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
         """Return up to *len* bytes, or read them into *buffer* and return their number. Switches."""
         self._checkClosed()
         sslobj = self._sslobj
         if sslobj is None:
             raise ValueError("Read on closed or unwrapped SSL socket.")
+        # To ask for what is not there costs an exception. What OpenSSL has read and not yet given is counted by
+        # `pending`: it reads no further than the record that it needs.
+        if len and not (self._is_read_over or sslobj.pending() or is_readable(self)) and self.timeout != 0.0:
+            self._wait("The read operation timed out", _READ)
         try:
             if buffer is None:
-                return self._until_done("The read operation timed out", sslobj.read, len)
-            return self._until_done("The read operation timed out", sslobj.read, len, buffer)
+                found = self._until_done("The read operation timed out", sslobj.read, len)
+            else:
+                found = self._until_done("The read operation timed out", sslobj.read, len, buffer)
         except _stdlib.SSLError as error:
+            if error.args[0] not in (_stdlib.SSL_ERROR_WANT_READ, _stdlib.SSL_ERROR_WANT_WRITE):
+                self._is_read_over = True
             # The peer closed without saying so: as the end, unless the program wants to know.
             if error.args[0] == _stdlib.SSL_ERROR_EOF and self.suppress_ragged_eofs:
                 return b"" if buffer is None else 0
             raise
+        if not found:
+            self._is_read_over = True
+        return found
 
     def write(self, data: Any) -> int:
         """Write *data*; returns how many bytes were taken. Switches."""
@@ -106,6 +122,15 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
         if flags != 0:
             raise ValueError(f"non-zero flags not allowed in calls to send() on {type(self)}")
         return self._until_done("The write operation timed out", self._sslobj.write, data)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all of *data*. Switches. *flags* must be 0 on a TLS connection."""
+        if flags != 0 or type(data) is not bytes or not data or self._sslobj is None:
+            return super().sendall(data, flags)
+        # OpenSSL mostly takes all at once.
+        sent = self.send(data)
+        if sent < len(data):
+            super().sendall(memoryview(data)[sent:])
 
     def unwrap(self) -> Any:
         """End TLS and return the plain socket. Switches."""

@@ -1358,6 +1358,18 @@ pub fn wait_socket(
     socket.wait_blocked(py, direction, &mut deadline)
 }
 
+/// is_readable(sock) -> whether reading gives something at once: data, the end, or an error. Does not switch.
+///
+/// *sock*: a `gevent.socket.socket`. True when it is closed.
+#[pyfunction]
+pub fn is_readable(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let socket = Socket::from_object(sock).ok_or_else(|| PyTypeError::new_err("a gevent socket is required"))?;
+    let mut asked = libc::pollfd { fd: socket.descriptor(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one record, alive during the call, which does not wait. A negative descriptor is ignored.
+    let found = unsafe { libc::poll(&mut asked, 1, 0) };
+    Ok(found != 0 || asked.fd < 0)
+}
+
 /// Forgets, in the child of a fork, the hubs of the threads that the child lacks: their pollers are the parent's.
 pub fn forget_other_hubs(hub: &Hub) {
     HUBS.borrow_mut().retain(|&other| std::ptr::eq(other, hub));
@@ -1427,5 +1439,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add("socket", ours)?;
     module.add_function(wrap_pyfunction!(wait_socket, module)?)?;
+    module.add_function(wrap_pyfunction!(is_readable, module)?)?;
     Ok(())
 }

@@ -32,8 +32,10 @@ class Resolver:
                     flags: int = 0) -> list[Any]:
         """Return the addresses of *host* and *port*; an address in digits is converted at once."""
         if _looks_numeric(host):
+            # As bytes it is not taken for a name, which would be encoded by IDNA.
+            digits = host.encode("ascii") if isinstance(host, str) and host.isascii() else host
             try:
-                return _socket.getaddrinfo(host, port, family, type, proto, flags | _socket.AI_NUMERICHOST)
+                return _socket.getaddrinfo(digits, port, family, type, proto, flags | _socket.AI_NUMERICHOST)
             except _socket.gaierror:
                 # It was a name after all, or the numeric address does not fit: let the real call tell.
                 pass
