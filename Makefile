@@ -35,7 +35,7 @@ export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs
-.PHONY: test-browser test-clients fuzz shim clean
+.PHONY: check-types test-browser test-clients fuzz shim clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -43,7 +43,7 @@ help:
 demo: install
 	$(bin)/python scripts/demo.py
 
-test: check-rust check-source test-python
+test: check-rust check-source check-types test-python
 	@echo "make test: passed on CPython $(PYTHON_VERSION)"
 
 # -- once for all interpreters ----------------------------------------------------------------------------
@@ -57,6 +57,16 @@ check-rust: $(VENV)/.tools
 check-source: $(VENV)/.tools
 	$(bin)/ruff check .
 	$(bin)/python scripts/check_directions.py
+
+# The annotations, as the two type checkers understand them in programs.
+check-types: install
+	$(PYTHON) scripts/list_requirements.py types > $(VENV)/requirements-types.txt
+	$(bin)/python -m pip install --quiet -r $(VENV)/requirements-types.txt
+	$(bin)/python -m mypy --config-file= --strict tests/typing
+	$(bin)/python -m pyright --pythonpath $(bin)/python tests/typing examples
+	@# The examples teach gevent, without annotations of their own.
+	find examples -name '*.py' -print0 | xargs -0 -n 1 $(bin)/python -m mypy --config-file= --strict \
+	    --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs
 
 # Each target of fuzz/ for some seconds; `scripts/fuzz --seconds 3600 TARGET` goes on for longer.
 fuzz:

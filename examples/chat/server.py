@@ -41,7 +41,7 @@ class Room:
         if not name:
             websocket.close(4000, "a name is needed")
             return
-        outbox = Queue(MOST_UNSENT)
+        outbox: Queue[str] = Queue(MOST_UNSENT)
         for text in self.history:
             outbox.put(text)
         self.visitors[outbox] = name

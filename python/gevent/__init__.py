@@ -5,7 +5,8 @@ which `gevent.monkey` makes the standard library wait by switching.
 """
 import sys
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from gevent import event, lowlevel  # noqa: F401 (`gevent.event` is there without an import of its own)
 from gevent._aliases import AliasFinder
@@ -78,8 +79,18 @@ class _VersionInfo(NamedTuple):
 
 version_info = _VersionInfo(26, 9, 0, "final", 0)
 
-spawn = Greenlet.spawn
-spawn_later = Greenlet.spawn_later
+if TYPE_CHECKING:
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
+
+    # Of the class itself, not of a subclass: that is easier to tell.
+    def spawn(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Greenlet[_P, _T]: ...
+    def spawn_later(
+        seconds: float, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Greenlet[_P, _T]: ...
+else:
+    spawn = Greenlet.spawn
+    spawn_later = Greenlet.spawn_later
 
 
 def _register_lowlevel() -> None:

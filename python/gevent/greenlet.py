@@ -1,13 +1,15 @@
 """`Greenlet`, and waiting for or killing several of them."""
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from gevent._greenrust import Greenlet, GreenletExit, Waiter, get_hub, join_greenlets
 from gevent.hub import iwait
 from gevent.timeout import Timeout
 
 __all__ = ["Greenlet", "joinall", "killall"]
+
+T = TypeVar("T")
 
 
 def raise_error_of(greenlet: Any) -> None:
@@ -18,8 +20,8 @@ def raise_error_of(greenlet: Any) -> None:
     raise greenlet.exception
 
 
-def joinall(greenlets: Iterable[Any], timeout: float | None = None, raise_error: bool = False,
-            count: int | None = None) -> list[Any]:
+def joinall(greenlets: Iterable[T], timeout: float | None = None, raise_error: bool = False,
+            count: int | None = None) -> list[T]:
     """Wait until *greenlets* (or *count* of them) have ended, for at most *timeout* seconds. Switches.
 
     Returns those that have ended, in the order of their end. With *raise_error*, raises the error of the first that

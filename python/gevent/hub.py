@@ -10,9 +10,9 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from gevent import _greenrust
 from gevent._config import config
@@ -45,6 +45,8 @@ __all__ = [
     "Hub",
     "Waiter",
 ]
+
+T = TypeVar("T")
 
 _get_hub = get_hub_if_exists
 
@@ -534,8 +536,8 @@ class _ReadyIterator:
         self._cleanup()
 
 
-def iwait(objects: Sized | Iterable[Any] | None = None, timeout: float | None = None,
-          count: int | None = None) -> Iterable[Any]:
+def iwait(objects: Iterable[T] | None = None, timeout: float | None = None,
+          count: int | None = None) -> Iterable[T]:
     """Yield *objects* as they become ready, until *count* (or all) were yielded or *timeout* seconds are over.
 
     The objects have `rawlink` (greenlets, events, semaphores, processes...). The iterator is a context manager that
@@ -547,6 +549,10 @@ def iwait(objects: Sized | Iterable[Any] | None = None, timeout: float | None = 
     return _ReadyIterator(objects, hub, timeout, count)
 
 
+@overload
+def wait(objects: None = None, timeout: float | None = None, count: int | None = None) -> bool: ...
+@overload
+def wait(objects: Iterable[T], timeout: float | None = None, count: int | None = None) -> list[T]: ...
 def wait(objects: Iterable[Any] | None = None, timeout: float | None = None, count: int | None = None) -> Any:
     """Wait until *objects* (or *count* of them) are ready, for at most *timeout* seconds. Switches.
 

@@ -5,7 +5,7 @@ A `Pool` is a group that holds at most *size* greenlets: `Pool.spawn` waits for 
 """
 from collections.abc import Callable, Iterable, Iterator
 from queue import Full
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from gevent._greenrust import (
     DummySemaphore,
@@ -23,6 +23,8 @@ from gevent.timeout import Timeout
 
 __all__ = ["Group", "Pool", "PoolFull"]
 
+P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ class _Raised:
         self.traceback = traceback
 
 
-class IMapUnordered(Greenlet):
+class IMapUnordered(Greenlet[..., Any]):
     """The iterator of `imap_unordered`: a greenlet that spawns the tasks, and yields results as they come."""
 
     def __init__(self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]], spawn: Callable[..., Any],
@@ -178,8 +180,8 @@ class GroupMappingMixin:
             self._apply_async_cb_spawn(callback, result)
         return result
 
-    def apply_async(self, func: Callable[..., Any], args: Any = None, kwds: Any = None,
-                    callback: Callable[[Any], Any] | None = None) -> Any:
+    def apply_async(self, func: Callable[..., T], args: Any = None, kwds: Any = None,
+                    callback: Callable[[T], Any] | None = None) -> Greenlet[..., T]:
         """Start ``func(*args, **kwds)`` and return its greenlet without waiting, even when the pool is full.
 
         *callback* is called with the result, unless the call failed. The greenlet need not belong to the group.
@@ -204,18 +206,18 @@ class GroupMappingMixin:
             return func(*args, **kwds)
         return self.spawn(func, *args, **kwds).get()
 
-    def _map(self, func: Callable[[Any], T], iterable: Iterable[Any]) -> list[T]:
+    def _map(self, func: Callable[[S], T], iterable: Iterable[S]) -> list[T]:
         spawn = self.spawn
         return [task.get() for task in [spawn(func, item) for item in iterable]]
 
-    def map(self, func: Callable[[Any], T], iterable: Iterable[Any]) -> list[T]:
+    def map(self, func: Callable[[S], T], iterable: Iterable[S]) -> list[T]:
         """Return the list of the results of *func* for each item, in the order of the items. Switches.
 
         Raises the error of the first item that failed.
         """
         return Greenlet.spawn(self._map, func, iterable).get()
 
-    def map_cb(self, func: Callable[[Any], T], iterable: Iterable[Any],
+    def map_cb(self, func: Callable[[S], T], iterable: Iterable[S],
                callback: Callable[[list[T]], Any] | None = None) -> list[T]:
         """Like `map`, and calls *callback* with the list. Switches."""
         result = self.map(func, iterable)
@@ -223,20 +225,20 @@ class GroupMappingMixin:
             callback(result)
         return result
 
-    def map_async(self, func: Callable[[Any], Any], iterable: Iterable[Any],
-                  callback: Callable[[list[Any]], Any] | None = None) -> Any:
+    def map_async(self, func: Callable[[S], T], iterable: Iterable[S],
+                  callback: Callable[[list[T]], Any] | None = None) -> Greenlet[..., list[T]]:
         """Return a greenlet whose value will be what `map` returns."""
         return Greenlet.spawn(self.map_cb, func, iterable, callback)
 
-    def imap(self, func: Callable[..., Any], *iterables: Iterable[Any], maxsize: int | None = None) -> Iterator[Any]:
+    def imap(self, func: Callable[..., T], *iterables: Iterable[Any], maxsize: int | None = None) -> Iterator[T]:
         """Return an iterator of the results of *func* over *iterables*, in order; it runs ahead of the reader.
 
         With *maxsize*, tasks wait while that many results have not been read.
         """
         return IMap.spawn(func, zip(*iterables, strict=False), self.spawn, maxsize)
 
-    def imap_unordered(self, func: Callable[..., Any], *iterables: Iterable[Any],
-                       maxsize: int | None = None) -> Iterator[Any]:
+    def imap_unordered(self, func: Callable[..., T], *iterables: Iterable[Any],
+                       maxsize: int | None = None) -> Iterator[T]:
         """Like `imap`, but yields each result as soon as it is there. Cheaper than `imap`."""
         return IMapUnordered.spawn(func, zip(*iterables, strict=False), self.spawn, maxsize)
 
@@ -296,11 +298,15 @@ class Group(GroupMappingMixin):
         self.add(greenlet)
         greenlet.start()
 
-    def spawn(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a `greenlet_class` of the arguments, add and start it; returns it."""
-        greenlet = self.greenlet_class(*args, **kwargs)
-        self.start(greenlet)
-        return greenlet
+    if TYPE_CHECKING:
+        # What `greenlet_class` takes, if it is left as it is.
+        def spawn(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Greenlet[P, T]: ...
+    else:
+        def spawn(self, *args, **kwargs):
+            """Make a `greenlet_class` of the arguments, add and start it; returns it."""
+            greenlet = self.greenlet_class(*args, **kwargs)
+            self.start(greenlet)
+            return greenlet
 
     def join(self, timeout: float | None = None, raise_error: bool = False) -> bool:
         """Wait until the group was empty once, for at most *timeout* seconds. Switches.

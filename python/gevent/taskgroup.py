@@ -32,8 +32,8 @@ class TaskGroup:
 
     def __init__(self) -> None:
         self._scope = CancelScope()
-        self._tasks: set[Greenlet[Any]] = set()
-        self._failed: list[Greenlet[Any]] = []
+        self._tasks: set[Greenlet[..., Any]] = set()
+        self._failed: list[Greenlet[..., Any]] = []
         self._errors: list[BaseException] = []
         self._all_ended = Event()
         self._state = "has not been entered"
@@ -54,7 +54,7 @@ class TaskGroup:
         """Cancel the block and all tasks. The group then ends without an error of its own. Does not switch."""
         self._scope.cancel()
 
-    def spawn(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Greenlet[T]:
+    def spawn(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Greenlet[P, T]:
         """Start a task: a greenlet that calls *function*, in a copy of the caller's context. Does not switch.
 
         Raises RuntimeError when the group has not been entered, has ended, or is cancelled already; TypeError for what
@@ -81,7 +81,7 @@ class TaskGroup:
         self._state = ""
         return self
 
-    def _task_ended(self, task: Greenlet[Any]) -> None:
+    def _task_ended(self, task: Greenlet[..., Any]) -> None:
         # Runs in the hub.
         self._tasks.discard(task)
         if task.exception is not None:

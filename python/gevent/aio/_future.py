@@ -2,7 +2,7 @@
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from gevent._greenrust import Greenlet, GreenletExit
 
@@ -81,7 +81,11 @@ class _GreenletFuture(_OutcomeFuture[T]):
         return True
 
 
-def as_future(waitable: "Greenlet[T] | _Outcome[T]") -> asyncio.Future[T]:
+@overload
+def as_future(waitable: Greenlet[..., T]) -> asyncio.Future[T]: ...
+@overload
+def as_future(waitable: _Outcome[T]) -> asyncio.Future[T]: ...
+def as_future(waitable: Any) -> asyncio.Future[Any]:
     """Return an asyncio future of a greenlet or an AsyncResult, for the loop that runs. Does not switch.
 
     It gets their value, or their exception with its traceback. To cancel the future, or the task that awaits it, kills
@@ -100,12 +104,16 @@ def as_future(waitable: "Greenlet[T] | _Outcome[T]") -> asyncio.Future[T]:
     return _OutcomeFuture(waitable, loop)
 
 
-async def wait(waitable: "Greenlet[T] | _Outcome[T]") -> T:
+@overload
+async def wait(waitable: Greenlet[..., T]) -> T: ...
+@overload
+async def wait(waitable: _Outcome[T]) -> T: ...
+async def wait(waitable: Any) -> Any:
     """Await a greenlet or an AsyncResult: see `as_future`."""
     return await as_future(waitable)
 
 
-def ended(greenlet: Greenlet[Any]) -> asyncio.Future[Any]:
+def ended(greenlet: Greenlet[..., Any]) -> asyncio.Future[Any]:
     """Return a future of the end of a greenlet, which lives on if that is cancelled."""
     return _OutcomeFuture(greenlet, asyncio.get_running_loop())
 
@@ -124,7 +132,7 @@ async def to_greenlet(function: Callable[P, T], /, *args: P.args, **kwargs: P.kw
         except Exception as error:
             return None, error
 
-    greenlet: Greenlet[tuple[Any, BaseException | None]] = Greenlet(call)
+    greenlet: Greenlet[..., tuple[Any, BaseException | None]] = Greenlet(call)
     greenlet.gr_context = contextvars.copy_context()
     greenlet.start()
     value, error = await as_future(greenlet)

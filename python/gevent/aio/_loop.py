@@ -91,7 +91,7 @@ class EventLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._wait = LoopWait()
-        self._calls: set[Greenlet[Any]] = set()
+        self._calls: set[Greenlet[..., Any]] = set()
         self._threads: ThreadPool | None = None
         self._native_thread = 0
         super().__init__(_HubSelector(self._wait))
