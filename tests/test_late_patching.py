@@ -75,9 +75,255 @@ def test_free_locks_and_conditions_in_globals_become_cooperative():
          """)
 
 
-def test_lock_that_is_held_is_left_alone():
-    late("import threading\nlock = threading.Lock()\nlock.acquire()",
-         "assert lock.locked() and lock is not None\nlock.release()\nassert not lock.locked()")
+@pytest.mark.parametrize("place", [
+    "class A: pass\nplace = A(); place.lock = make()\ndef get(): return place.lock",
+    "class A: __slots__ = ('lock',)\nplace = A(); place.lock = make()\ndef get(): return place.lock",
+    "class A: pass\nplace = A(); place.__dict__; place.lock = make()\ndef get(): return place.lock",
+    "place = [make()]\ndef get(): return place[0]",
+    "place = {'lock': make()}\ndef get(): return place['lock']",
+    "def outer():\n    lock = make()\n    return lambda: lock\nget = outer()",
+    "class A:\n    def __init__(self): self.lock = make(); self.take = self.lock.acquire\nplace = A()\n"
+    "def get():\n    assert place.take(); place.lock.release(); return place.lock",
+])
+@pytest.mark.parametrize("make", ["Lock", "RLock"])
+def test_locks_become_cooperative_wherever_they_are(place, make):
+    late(f"import threading\nmake = threading.{make}\n{place}",
+         """
+         import gevent
+         assert not type(get()).__module__.startswith("_thread"), get()
+         inside = []
+         def hold(number):
+             with get():
+                 inside.append(number)
+                 gevent.sleep(0.001)
+                 inside.append(number)
+         with gevent.Timeout(40):
+             gevent.joinall([gevent.spawn(hold, number) for number in range(3)], raise_error=True)
+         assert inside == [0, 0, 1, 1, 2, 2]
+         """)
+
+
+def test_lock_that_something_else_refers_to_stays_what_it_is():
+    late("""
+         import threading
+         class A: pass
+         place, same = A(), (threading.Lock(),)
+         place.lock = same[0]
+         """,
+         """
+         assert place.lock is same[0]
+         from gevent.monkey import _locks
+         assert _locks.left == ["__main__.A.lock"], _locks.left
+         """)
+
+
+def test_locks_that_are_held_stay_held():
+    late("""
+         import threading
+         class A: pass
+         place = A()
+         place.lock, place.rlock = threading.Lock(), threading.RLock()
+         place.lock.acquire()
+         place.rlock.acquire()
+         place.rlock.acquire()
+         with_lock = threading.RLock()
+         with_lock.acquire()
+         """,
+         """
+         import gevent
+         taken = []
+         def take(name, lock):
+             with lock:
+                 taken.append(name)
+         jobs = [gevent.spawn(take, name, getattr(place, name)) for name in ("lock", "rlock")]
+         gevent.sleep(0)
+         assert not place.lock.acquire(False) and taken == []
+         place.rlock.release()
+         gevent.sleep(0)
+         assert taken == []
+         place.lock.release()
+         place.rlock.release()
+         with_lock.release()
+         with gevent.Timeout(40):
+             gevent.joinall(jobs, raise_error=True)
+         assert sorted(taken) == ["lock", "rlock"]
+         """)
+
+
+def test_program_may_patch_while_it_holds_a_lock_by_with():
+    run_script("""
+        import threading, warnings
+        warnings.simplefilter("error")
+        lock, rlock, condition = threading.Lock(), threading.RLock(), threading.Condition()
+        with lock, rlock, condition:
+            from gevent import monkey
+            monkey.patch_all()
+        with lock, rlock, condition:
+            condition.notify()
+    """)
+
+
+def test_threads_that_run_when_it_is_patched_go_on():
+    late("""
+         import queue, threading, time
+         asked, answers, known = queue.Queue(), queue.Queue(), []
+         def answer():
+             while True:
+                 question = asked.get()
+                 known.append(threading.current_thread().name)
+                 if question is None:
+                     break
+                 time.sleep(0)
+                 answers.put(question * 2)
+         thread = threading.Thread(target=answer, name="early")
+         thread.start()
+         asked.put(1)
+         assert answers.get() == 2
+         """,
+         """
+         import gevent
+         ran = []
+         with gevent.Timeout(40):
+             for number in range(3):
+                 getting = gevent.spawn(answers.get)
+                 other = gevent.spawn(ran.append, number)
+                 asked.put(number)
+                 assert getting.get() == number * 2
+                 other.join()
+             joining = gevent.spawn(thread.join)
+             gevent.sleep(0)
+             assert thread.is_alive()
+             asked.put(None)
+             joining.get()
+         assert not thread.is_alive() and ran == [0, 1, 2]
+         assert set(known) == {"early"}
+         assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+         """)
+
+
+def test_wait_for_a_thread_that_runs_when_it_is_patched_is_not_the_end_of_the_loop():
+    late("""
+         import threading
+         begin, done = threading.Event(), threading.Event()
+         def run():
+             begin.wait()
+             done.set()
+         thread = threading.Thread(target=run)
+         thread.start()
+         """,
+         """
+         import gevent
+         gevent.spawn_later(0.01, begin.set)
+         assert done.wait(40)
+         thread.join()
+         """)
+
+
+def test_executors_and_queues_that_were_used_before_work():
+    late("""
+         import queue
+         from concurrent.futures import ThreadPoolExecutor, wait
+         executor = ThreadPoolExecutor(2)
+         assert executor.submit(pow, 2, 3).result() == 8
+         words, numbers = queue.Queue(1), queue.SimpleQueue()
+         words.put("first")
+         numbers.put(1)
+         """,
+         """
+         import gevent
+         with gevent.Timeout(40):
+             putting = gevent.spawn(words.put, "second")
+             gevent.sleep(0)
+             assert not putting.ready()
+             assert [words.get(), words.get()] == ["first", "second"]
+             getting = [gevent.spawn(numbers.get) for _ in range(2)]
+             gevent.spawn(numbers.put, 2)
+             assert [greenlet.get() for greenlet in getting] == [1, 2]
+             futures = [executor.submit(pow, 2, number) for number in range(5)]
+             assert not wait(futures).not_done
+             assert [future.result() for future in futures] == [1, 2, 4, 8, 16]
+             executor.shutdown()
+         """)
+
+
+def test_requests_and_tls_contexts_that_were_used_before_work():
+    late("""
+         import http.server, threading
+         import requests, ssl, urllib3, logging
+         class Handler(http.server.BaseHTTPRequestHandler):
+             protocol_version = "HTTP/1.1"
+             def do_GET(self):
+                 if self.path == "/meet":
+                     barrier.wait(30)
+                 self.send_response(200)
+                 self.send_header("Content-Length", "2")
+                 self.end_headers()
+                 self.wfile.write(b"ok")
+             def log_message(self, *args):
+                 pass
+         barrier = threading.Barrier(3)
+         session, context = requests.Session(), ssl.create_default_context()
+         session.trust_env = False
+         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+         address = "http://127.0.0.1:%d" % server.server_address[1]
+         serving = threading.Thread(target=server.handle_request)
+         serving.start()
+         assert session.get(address, headers={"Connection": "close"}).text == "ok"
+         serving.join()
+         """,
+         """
+         import gevent
+         context.minimum_version = ssl.TLSVersion.TLSv1_3      # no RecursionError
+         ssl.create_default_context()
+         with gevent.Timeout(40):
+             serving = gevent.spawn(server.serve_forever)
+             jobs = [gevent.spawn(session.get, address + "/meet") for _ in range(3)]
+             gevent.joinall(jobs, raise_error=True)
+             assert [job.value.text for job in jobs] == ["ok"] * 3
+             server.shutdown()
+         server.server_close()
+         """)
+
+
+def test_logging_handler_that_is_in_use_when_it_is_patched():
+    completed = late("""
+        import logging, sys
+        class Handler(logging.StreamHandler):
+            def emit(self, record):
+                if record.msg == "patch":
+                    from gevent import monkey
+                    monkey.patch_all()
+                super().emit(record)
+        logging.basicConfig(handlers=[Handler(sys.stdout)], format="%(message)s")
+        logging.warning("patch")
+        """,
+        """
+        import gevent
+        with gevent.Timeout(40):
+            gevent.joinall([gevent.spawn(logging.warning, "line") for _ in range(2)], raise_error=True)
+        """)
+    assert completed.stdout.splitlines() == ["patch", "line", "line"]
+
+
+def test_module_that_patches_while_it_is_imported(tmp_path):
+    (tmp_path / "patching.py").write_text(textwrap.dedent("""
+        from gevent import monkey
+        monkey.patch_all()
+        import gevent, importlib
+        def import_again():
+            importlib.import_module("patching")
+            return finished
+        other = gevent.spawn(import_again)
+        gevent.sleep(0.001)
+        finished = True
+    """), encoding="utf-8")
+    run_script("""
+        sys.path.insert(0, sys.argv[1])
+        import patching
+        import gevent
+        with gevent.Timeout(40):
+            assert patching.other.get() is True
+    """, tmp_path)
 
 
 def test_logging_works_from_many_greenlets():

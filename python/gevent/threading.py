@@ -148,22 +148,35 @@ def _adopt_main_thread() -> None:
 class _ActiveThreads(dict[int, Any]):
     """`threading._active`, where a native thread that ran before patching also finds itself.
 
-    It stands there by the system's number of it, and asks by that of its greenlet.
+    It stands there by the system's number of it, and asks by that of its greenlet. While there is one, greenlets may
+    wait for what it does, so the main loop is not at its end.
     """
 
+    def __init__(self, active: dict[int, Any], natives: set[int]) -> None:
+        super().__init__(active)
+        self._natives = natives
+        self._loop = get_hub().loop
+        self._keeps_alive = self._loop.async_()
+        self._keeps_alive.start(int)
+
     def _own_number(self, ident: int) -> int:
-        if ident == get_ident() and getcurrent().parent is None and dict.__contains__(self, _native_ident()):
-            return _native_ident()
-        return ident
+        own = _native_ident()
+        return own if own in self._natives and ident == get_ident() and getcurrent().parent is None else ident
 
     def __missing__(self, ident: int) -> Any:
         own = self._own_number(ident)
-        if own == ident:
+        if own == ident or own not in self:
             raise KeyError(ident)
         return self[own]
 
     def __delitem__(self, ident: int) -> None:
-        super().__delitem__(ident if ident in self else self._own_number(ident))
+        if ident not in self:
+            ident = self._own_number(ident)
+        super().__delitem__(ident)
+        if ident in self._natives:
+            self._natives.discard(ident)
+            if not self._natives:
+                self._loop.run_callback_threadsafe(self._keeps_alive.stop)
 
 
 def _join_native_thread(thread: Any, timeout: float | None = None) -> None:
@@ -185,7 +198,7 @@ def _adopt_running_threads() -> None:
     running = [thread for thread in _stdlib.enumerate() if thread is not _stdlib.main_thread()]
     if not running:
         return
-    _stdlib._active = _ActiveThreads(_stdlib._active)
+    _stdlib._active = _ActiveThreads(_stdlib._active, {thread.ident for thread in running})
     for thread in running:
         thread.join = _types.MethodType(_join_native_thread, thread)
 

@@ -6,16 +6,14 @@ are changed in place, and what cannot be repaired is told by a MonkeyPatchWarnin
 
 Which names of a module are replaced is said by the module of the same name here, in `__implements__`.
 """
-import gc as _gc
 import importlib as _importlib
-import sys as _sys
 import threading as _threading
 from collections.abc import Callable
 from functools import wraps as _wraps
 from typing import Any
 
 from gevent import events as _events
-from gevent.monkey import _imports, _main, _repair, _state, _warnings
+from gevent.monkey import _imports, _locks, _main, _repair, _state, _warnings
 from gevent.monkey._errors import MonkeyPatchWarning
 from gevent.monkey._state import is_anything_patched, is_module_patched, is_object_patched, saved  # noqa: F401 (public)
 from gevent.monkey.api import get_original, notify, patch_item, patch_module, remove_item  # noqa: F401 (public)
@@ -89,7 +87,10 @@ def patch_os() -> None:
 @_vetoable
 def patch_queue() -> None:
     """Replace the queues of `queue`."""
-    _patch_module("queue")
+    source, _ = _patch_module("queue")
+    if is_module_patched("threading"):
+        _repair.renew_executors(source.SimpleQueue)
+        _locks.exchange_queues(source.SimpleQueue, *_repair.keepers(()))
 
 
 @_vetoable
@@ -119,23 +120,14 @@ def patch_signal() -> None:
     _patch_module("signal")
 
 
-def _convert_locks(logging: bool) -> None:
-    """Exchange native locks that exist already; only when no other thread can be using them."""
-    if len(_threading.enumerate()) != 1:
-        return
-    _threading._active_limbo_lock = _threading.Lock()
-    futures = _sys.modules.get("concurrent.futures.thread")
-    if futures is not None and hasattr(futures, "_global_shutdown_lock"):
-        # Registered with os.register_at_fork as well, which keeps calling the native one's methods: harmless, as
-        # nobody else holds that.
-        futures._global_shutdown_lock = _threading.Lock()
-    _repair.exchange_global_locks(_threading.Lock, _threading.RLock)
-    _repair.exchange_waiting_objects(
-        [found for found in _gc.get_objects() if type(found) is _threading.Condition and hasattr(found, "_lock")]
-    )
-    _repair.adopt_held_import_locks(_threading.get_ident())
-    if logging and "logging" in _sys.modules:
-        _repair.exchange_logging_locks(_sys.modules["logging"])
+def _convert_locks(former: int, logging: bool) -> None:
+    """Exchange native locks that exist already, *former* being what this thread was known by."""
+    if len(_threading.enumerate()) == 1:
+        _threading._active_limbo_lock = _threading.Lock()
+    ident = _threading.get_ident()
+    kept = () if logging else ("logging",)
+    _locks.exchange_locks(_threading.Lock, _threading.RLock, ident, *_repair.keepers(kept))
+    _repair.adopt_held_import_locks(former, ident)
 
 
 @_vetoable
@@ -149,6 +141,7 @@ def patch_thread(threading: bool = True, _threading_local: bool = True, Event: b
     main_thread = _threading.main_thread()
     in_main_thread = _threading.current_thread() is main_thread
     first_time = not is_object_patched("threading", "_shutdown")
+    former = _threading.get_ident()
     thread, thread_target = _patch_module("thread", _warnings=_warnings, _notify_did_subscribers=False)
     source: Any = None
     if threading:
@@ -165,7 +158,7 @@ def patch_thread(threading: bool = True, _threading_local: bool = True, Event: b
             event = _importlib.import_module("gevent.event").Event
             patch_item(_threading, "Event", event)
         if existing_locks:
-            _convert_locks(logging)
+            _convert_locks(former, logging)
     if _threading_local:
         patch_item(_importlib.import_module("_threading_local"), "local", thread._local)
     notify(_events.GeventDidPatchModuleEvent("thread", thread, thread_target))

@@ -5,11 +5,12 @@ references in the globals of modules are exchanged. What cannot be repaired is t
 was replaced.
 """
 import _thread
+import gc
 import importlib._bootstrap as _bootstrap
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gevent.monkey import _state
@@ -19,12 +20,16 @@ repaired: list[tuple[str, str]] = []
 
 # Modules that need the originals: ours, and those below the threads that Python itself uses.
 _KEEP = ("gevent", "greenlet", "_frozen_importlib", "_thread", "_socket", "_posixsubprocess", "importlib._bootstrap")
-_NATIVE_LOCKS: tuple[type, ...] = (_thread.LockType, _thread.RLock)
 
+_NATIVE_LOCKS: tuple[type, ...] = (_thread.LockType, _thread.RLock)
 
 # Code of the standard library holds a lock, or asks for the thread, only between two switches: it may keep native
 # ones. `threading` is patched by itself.
 _ONLY_PROGRAMS = ("_thread", "threading")
+
+
+# What of it holds a lock of its globals while others run.
+_WAITING_MODULES = ("logging", "concurrent.futures")
 
 
 def _is_stdlib(module_name: str) -> bool:
@@ -59,6 +64,56 @@ def exchange_references(target_name: str, exchanges: dict[int, tuple[Any, Any]])
                 repaired.append((module_name, name))
 
 
+def keepers(kept: tuple[str, ...]) -> tuple[Callable[[str], bool], Callable[[type], bool]]:
+    """Return two functions: whether the native objects of a module stay, by its name, and those of a class's instances.
+
+    Those of the modules in *kept* stay, and of those that threads are built on.
+    """
+
+    def keeps_module(name: str) -> bool:
+        if name.startswith(_KEEP) or name in kept:
+            return True
+        return _is_stdlib(name) and not name.startswith(_WAITING_MODULES)
+
+    def keeps_type(kind: type) -> bool:
+        name = kind.__module__ or ""
+        return name.startswith(_KEEP) or name in kept or kind.__name__ == "_ModuleLock"
+
+    return keeps_module, keeps_type
+
+
+def renew_executors(make_queue: Callable[[], Any]) -> None:
+    """Have the executors that exist go on with threads that are greenlets.
+
+    Their native threads finish what they were given, and wait on the former queue until the interpreter ends them.
+    """
+    futures = sys.modules.get("concurrent.futures.thread")
+    if futures is None:
+        return
+    for executor in gc.get_objects():
+        if not issubclass(type(executor), futures.ThreadPoolExecutor) or not getattr(executor, "_threads", None):
+            continue
+        if any(is_native_thread(thread) for thread in executor._threads):
+            executor._work_queue = make_queue()
+            executor._threads = set()
+            executor._idle_semaphore = _IdleSemaphore(0)
+            if executor._shutdown:
+                executor._work_queue.put(None)
+
+
+def is_native_thread(thread: Any) -> bool:
+    """Say whether a thread is one that ran before patching."""
+    return "join" in thread.__dict__
+
+
+class _IdleSemaphore(threading.Semaphore):
+    """How many of an executor's greenlets are idle: a former native thread does not count."""
+
+    def release(self, n: int = 1) -> None:
+        if not is_native_thread(threading.current_thread()):
+            super().release(n)
+
+
 def derived_classes(original: type) -> list[type]:
     """Return the classes of programs that derive from *original*; they do not wait cooperatively."""
     found = []
@@ -70,50 +125,16 @@ def derived_classes(original: type) -> list[type]:
     return found
 
 
-def exchange_global_locks(make_lock: Any, make_rlock: Any) -> None:
-    """Exchange the free native locks in the globals of modules for ones whose waiters are greenlets.
+def adopt_held_import_locks(former: int, ident: int) -> None:
+    """Tell the import locks of *former*, a native thread, that it is *ident* now: they know their owner by `get_ident`.
 
-    A lock that is held stays: whoever holds it will release the one it knows.
+    Who waits for a module that is being imported does not block the thread that imports it.
     """
-    for module_name, names in _other_modules("threading"):
-        for name, value in list(names.items()):
-            if type(value) not in _NATIVE_LOCKS or name.startswith("__"):
-                continue
-            if not value.acquire(blocking=False):
-                continue
-            value.release()
-            names[name] = make_rlock() if type(value) is _thread.RLock else make_lock()
-            repaired.append((module_name, name))
-
-
-def exchange_logging_locks(logging: Any) -> None:
-    """Give `logging` and its handlers locks whose waiters are greenlets."""
-    logging._lock = threading.RLock()
-    for reference in logging._handlerList:
-        handler = reference() if callable(reference) else reference
-        if handler is not None and getattr(handler, "lock", None) is not None:
-            handler.lock = threading.RLock()
-
-
-def exchange_waiting_objects(conditions: list[Any]) -> None:
-    """Give the free objects of `threading` in *conditions* locks whose waiters are greenlets."""
-    locks: dict[int, Any] = {}
-    for condition in conditions:
-        native = condition._lock
-        if type(native) not in _NATIVE_LOCKS or condition._waiters or not native.acquire(blocking=False):
-            continue
-        native.release()
-        # Conditions that shared a lock go on sharing one.
-        lock = locks.setdefault(
-            id(native), threading.RLock() if type(native) is _thread.RLock else threading.Lock()
-        )
-        condition.__dict__.clear()
-        condition.__init__(lock)
-
-
-def adopt_held_import_locks(ident: int) -> None:
-    """Tell the import locks that this greenlet holds who it is now: they know their owner by `get_ident`."""
     for reference in list(getattr(_bootstrap, "_module_locks", {}).values()):
         lock = reference()
-        if lock is not None and getattr(lock, "owner", None) is not None:
+        if lock is None:
+            continue
+        if getattr(lock, "owner", None) == former:
             lock.owner = ident
+        if type(getattr(lock, "wakeup", None)) in _NATIVE_LOCKS and not lock.waiters and not lock.wakeup.locked():
+            lock.wakeup = threading.Lock()
