@@ -97,6 +97,60 @@ fn a_wake_up_without_a_job_ends_a_wait() {
     });
 }
 
+/// What a host's global lock orders: the run queue, and whether the hub waits for events.
+#[derive(Default)]
+struct UnderHostsLock {
+    queue: Vec<u32>,
+    polling: bool,
+}
+
+/// Pushes as `Hub::push` does, in another thread that holds the host's lock; with `deferred`, as in `Hub::defer_wake`.
+fn push(lock: &Mutex<UnderHostsLock>, shared: &Shared, item: u32, deferred: bool) {
+    let mut guard = lock.lock().unwrap();
+    guard.queue.push(item);
+    let is_owed = guard.polling;
+    if is_owed && !deferred {
+        shared.wake();
+    }
+    drop(guard);
+    if is_owed && deferred {
+        shared.wake();
+    }
+}
+
+#[test]
+fn a_hub_misses_nothing_that_other_threads_push_under_the_hosts_lock() {
+    model(|| {
+        let shared = mailbox();
+        let lock = Arc::new(Mutex::new(UnderHostsLock::default()));
+        let pushers = [(1, false), (2, true)].map(|(item, deferred)| {
+            let (lock, shared) = (lock.clone(), shared.clone());
+            thread::spawn(move || push(&lock, &shared, item, deferred))
+        });
+        let mut received = Vec::new();
+        let mut guard = lock.lock().unwrap();
+        loop {
+            received.append(&mut guard.queue);
+            if received.len() == 2 {
+                break;
+            }
+            // As `Hub::poll`: the lock is given up around the wait only.
+            guard.polling = true;
+            drop(guard);
+            shared.bell().poll();
+            guard = lock.lock().unwrap();
+            guard.polling = false;
+            drop(shared.take());
+        }
+        drop(guard);
+        for pusher in pushers {
+            pusher.join().unwrap();
+        }
+        received.sort_unstable();
+        assert_eq!(received, [1, 2]);
+    });
+}
+
 #[test]
 fn a_job_is_refused_or_handed_over_when_the_receiver_goes_away() {
     model(|| {
