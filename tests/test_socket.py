@@ -314,3 +314,13 @@ def test_ssl_class_is_offered():
     from gevent import ssl as gevent_ssl
 
     assert issubclass(gevent_ssl.SSLContext, ssl.SSLContext)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_connect_refuses_a_port_that_is_too_large(host):
+    with socket.socket() as sock:
+        with pytest.raises(OverflowError, match="port must be 0-65535"):
+            sock.connect((host, 65536))
+        sock.setblocking(False)
+        with pytest.raises(OverflowError, match="port must be 0-65535"):
+            sock.connect_ex((host, 65536))

@@ -101,8 +101,9 @@ class socket(_greenrust.socket):
         if _is_numeric(family, host):
             return address
         found = getaddrinfo(host, address[1], self.family, self.type, self.proto)[0][4]
-        # What the caller says of flow and scope counts.
-        return found if len(address) == 2 else found[:2] + tuple(address[2:])
+        # What the caller says of port, flow and scope counts: a port that is too large is refused by the call.
+        port = address[1] if isinstance(address[1], int) else found[1]
+        return (found[0], port, *(found if len(address) == 2 else address)[2:])
 
     def connect(self, address: Any) -> None:
         """Connect to *address*; a host name is looked up by the hub's resolver. Switches.
