@@ -330,6 +330,50 @@ def test_spawning_where_it_makes_no_sense_is_a_clear_error():
             group.spawn(gevent.sleep)
 
 
+def test_spawning_from_another_thread_is_a_clear_error():
+    refused = []
+
+    def elsewhere():
+        try:
+            group.spawn(gevent.sleep, LONG)
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    with gevent.TaskGroup() as group:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1 and "takes no task from another thread" in refused[0]
+
+
+@pytest.mark.parametrize("who", ["body", "task"])
+def test_scope_says_whether_the_group_ended_waits(who):
+    with gevent.TaskGroup() as group:
+        if who == "task":
+            group.spawn(gevent.sleep, LONG)
+            gevent.sleep(0)
+            group.cancel()
+        else:
+            group.cancel()
+            gevent.sleep(LONG)
+    assert group.cancel_scope.cancelled_caught
+
+    with gevent.TaskGroup() as group:
+        group.cancel()
+    assert not group.cancel_scope.cancelled_caught
+
+    # What a scope around it has ended is caught there.
+    with gevent.CancelScope() as outer:
+        with gevent.TaskGroup() as group:
+            if who == "task":
+                group.spawn(gevent.sleep, LONG)
+            gevent.spawn(outer.cancel)
+            if who == "body":
+                gevent.sleep(LONG)
+    assert outer.cancelled_caught
+    assert not group.cancel_scope.cancelled_caught
+
+
 def test_tasks_run_in_copies_of_the_callers_context():
     variable = contextvars.ContextVar("variable", default="default")
 

@@ -38,6 +38,8 @@ class TaskGroup:
         self._all_ended = Event()
         self._state = "has not been entered"
         self._waits = False
+        self._catches = False
+        self._hub: Any = None
 
     def __repr__(self) -> str:
         tasks = f" tasks={len(self._tasks)}" if self._tasks else ""
@@ -57,12 +59,15 @@ class TaskGroup:
     def spawn(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Greenlet[P, T]:
         """Start a task: a greenlet that calls *function*, in a copy of the caller's context. Does not switch.
 
-        Raises RuntimeError when the group has not been entered, has ended, or is cancelled already; TypeError for what
-        can't be called. Any greenlet of the thread may call it, tasks of the group above all.
+        Raises RuntimeError when the group has not been entered, has ended, or is cancelled already, or is another
+        thread's; TypeError for what can't be called. Any greenlet of the group's thread may call it, tasks of the group
+        above all.
         """
         if self._state or self._scope.cancel_called or (self._waits and not self._tasks):
             state = self._state or ("has been cancelled" if self._scope.cancel_called else "has ended")
             raise RuntimeError(f"{self!r} takes no task: it {state}")
+        if get_hub() is not self._hub:
+            raise RuntimeError(f"{self!r} takes no task from another thread: its greenlets are those of its own")
         task = Greenlet(function, *args, **kwargs)
         task.gr_context = copy_context()
         self._scope._adopt(task)
@@ -78,12 +83,15 @@ class TaskGroup:
         if self._state != "has not been entered":
             raise RuntimeError(f"{self!r} can't be entered: a TaskGroup is used for one 'with' block only")
         self._scope.__enter__()
+        self._hub = get_hub()
         self._state = ""
         return self
 
     def _task_ended(self, task: Greenlet[..., Any]) -> None:
         # Runs in the hub.
         self._tasks.discard(task)
+        if isinstance(task.value, Cancelled):
+            self._catches = True
         if task.exception is not None:
             _, error, traceback = task.exc_info
             self._failed.append(task)
@@ -99,7 +107,7 @@ class TaskGroup:
         outer: BaseException | None = None
         if value is not None:
             if is_own and isinstance(value, Cancelled):
-                pass
+                self._catches = True
             elif was_thrown or isinstance(value, _OUTER):
                 outer = value
             else:
@@ -107,7 +115,7 @@ class TaskGroup:
             self._scope.cancel()
         outer = self._wait(outer)
         self._state = "has ended"
-        self._scope._close()
+        self._scope._close(self._catches and outer is None)
         try:
             return self._finish(value, outer)
         finally:

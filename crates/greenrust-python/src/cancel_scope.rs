@@ -231,8 +231,10 @@ impl PyCancelScope {
         self.leave(py).map(|_| is_own)
     }
 
-    /// Ends the scope that `_leave` was called of, when nobody is in it any more.
-    fn _close(&self, py: Python<'_>) {
+    /// Ends the scope that `_leave` was called of, when nobody is in it any more: *caught* says whether what ended waits
+    /// in it was caught there.
+    fn _close(&self, py: Python<'_>, caught: bool) {
+        self.fields.was_caught.set(caught);
         self.fields.scope.close(host::runtime(py));
     }
 
