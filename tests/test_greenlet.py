@@ -551,3 +551,12 @@ def test_print_from_greenlets_with_redirected_stdout():
     with contextlib.redirect_stdout(stream):
         gevent.joinall([gevent.spawn(print, number) for number in range(3)])
     assert stream.getvalue() == "0\n1\n2\n"
+
+
+def test_has_links_is_a_bool():
+    g = gevent.Greenlet(int)
+    assert g.has_links() is False
+    g.rawlink(print)
+    assert g.has_links() is True
+    g.unlink_all()
+    assert g.has_links() is False

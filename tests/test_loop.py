@@ -5,6 +5,7 @@ import signal
 import threading
 
 import gevent
+import gevent.core
 import gevent.event
 import gevent.queue
 import gevent.socket
@@ -267,3 +268,24 @@ def test_started_watcher_lives_without_a_reference(loop):
     gc.collect()
     gevent.sleep(0.005)
     assert order == [1]
+
+
+@pytest.mark.parametrize("how", [{}, {"once": True}, {"nowait": True}], ids=["run", "once", "nowait"])
+def test_run_returns_when_there_is_nothing_to_do(how):
+    private = gevent.core.loop(default=False)
+    private.run(**how)
+    called = []
+    private.run_callback(called.append, 1)
+    private.run(**how)
+    assert called == [1]
+    private.destroy()
+
+
+def test_flags_of_a_loop_are_kept():
+    private = gevent.core.loop(flags="epoll,nosigmask", default=False)
+    assert {"epoll", "nosigmask"} <= set(private.origflags)
+    assert private.origflags_int & 0x400004 == 0x400004
+    private.destroy()
+    for wrong in ("epol", "kqueue,noenv", ["port"]):
+        with pytest.raises(ValueError):
+            gevent.core.loop(flags=wrong)

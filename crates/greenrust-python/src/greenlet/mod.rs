@@ -970,9 +970,9 @@ impl PyGeventGreenlet {
         Ok(py.None())
     }
 
-    /// has_links() -> how many links wait for the end
-    fn has_links(&self) -> usize {
-        self.fields.links.borrow().len()
+    /// has_links() -> whether somebody waits for the end
+    fn has_links(&self) -> bool {
+        !self.fields.links.borrow().is_empty()
     }
 
     /// rawlink(callback): has `callback(greenlet)` called in the hub at the end; it must neither switch nor raise.

@@ -37,14 +37,18 @@ pub(super) fn names<'py>(flags: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, P
     }
 }
 
-/// Returns the bits of `flags`; ValueError for an unknown name and for a poller that the system does not have.
+/// The bits that stand for pollers.
+const BACKENDS: u32 = 0xff;
+
+/// Returns the bits of `flags`; ValueError for an unknown name, and if the system has none of the pollers that are named.
 pub(super) fn bits(flags: &Bound<'_, PyAny>) -> PyResult<u32> {
     let mut bits = 0;
+    let mut missing = None;
     for name in names(flags)? {
         let known = name.extract::<String>().ok().and_then(|name| FLAGS.iter().find(|flag| flag.0 == name));
         match known {
             Some((_, bit, true)) => bits |= bit,
-            Some((name, _, false)) => return Err(PyValueError::new_err(format!("Unsupported backend: {name}"))),
+            Some((name, _, false)) => missing = Some(*name),
             None => {
                 let possible: Vec<&str> = FLAGS.iter().map(|flag| flag.0).collect();
                 return Err(PyValueError::new_err(format!(
@@ -55,5 +59,8 @@ pub(super) fn bits(flags: &Bound<'_, PyAny>) -> PyResult<u32> {
             }
         }
     }
-    Ok(bits)
+    match missing {
+        Some(name) if bits & BACKENDS == 0 => Err(PyValueError::new_err(format!("Unsupported backend: {name}"))),
+        _ => Ok(bits),
+    }
 }

@@ -189,11 +189,15 @@ pub fn idle(py: Python<'_>) -> bool {
     .unwrap_or(false)
 }
 
-/// Wakes the greenlets that wait for the end of the loop. Returns true if there were any.
+/// Wakes the greenlets that wait for the end of the loop, or of a round, as there is none any more. Returns true if
+/// there were any.
 pub fn wake_runners() -> bool {
     with(|rounds| {
+        let ticks = rounds.ticks.take();
+        rounds.busy.set(rounds.busy.get() - ticks.len());
         let runners = rounds.runners.take();
-        runners.iter().filter(|waker| waker.unpark()).count() > 0
+        let wakers = runners.iter().chain(ticks.iter().map(|(waker, _)| waker));
+        wakers.filter(|waker| waker.unpark()).count() > 0
     })
     .unwrap_or(false)
 }
