@@ -276,6 +276,16 @@ def test_connection_goes_to_the_address_of_a_name(resolver):
         hub.resolver = before
 
 
+@pytest.mark.parametrize("class_", [thread.Resolver, ares.Resolver])
+def test_failed_look_up_is_its_callers_affair(make, errors, class_):
+    """The hub reports it neither for the pool, nor for a greenlet that it ends."""
+    resolver = make(class_)
+    assert isinstance(raised_by(resolver.getaddrinfo, "none.invalid", "no such service"), socket.gaierror)
+    if class_ is thread.Resolver:
+        gevent.spawn(resolver.getaddrinfo, "none.invalid", "no such service").join()
+    assert errors.getvalue() == ""
+
+
 NAMES = [
     "a.test", "A.Test", "a.test.", "v4.test", "v6.test", "deep", "deep.er", "text.test", "none.test",
     "under_score.test", "bücher.test", "nodots", "outside.example.", "192.0.2.1", "192.0.2.99", "198.51.100.1",

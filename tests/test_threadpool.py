@@ -212,3 +212,18 @@ def test_thread_result_hands_over_values_and_errors(errors):
     hand_over("handle_error", "the context", (KeyError, error, None))
     assert calls == ["ready", (42, None, True), "ready", (None, error, False)]
     assert "the context failed with KeyError" in errors.getvalue()
+
+
+def test_joined_pool_has_handed_over_all_outcomes(errors):
+    pool = ThreadPool(1)
+    results = [pool.spawn(int, text) for text in ("1", "x", "2", "y")]
+    pool.join()
+    assert [result.ready() for result in results] == [True] * 4
+    assert errors.getvalue().count("failed with ValueError") == 2
+    pool.kill()
+
+
+def test_repr_of_a_hub_with_pool_and_resolver_ends():
+    hub = gevent.get_hub()
+    assert repr(hub.threadpool) in repr(hub)
+    assert repr(hub.resolver) in repr(hub)

@@ -92,6 +92,7 @@ ALIASES: dict[str, dict[str, str]] = {
         _HERE: "_NONE iteritems readproperty Lazy LazyOnClass copy_globals gmctime",
     },
     "gevent._waiter": {_NATIVE: "Waiter getcurrent", _HERE: "get_hub_noargs"},
+    "gevent.resolver._hostsfile": {_HERE: "HostsFile"},
     "gevent.libev": {},
     "gevent.libev.corecext": {"gevent.core": "*"},
 }

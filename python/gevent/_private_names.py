@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gevent import _greenrust
@@ -261,3 +261,27 @@ class OpenDescriptor:
         options = {"encoding": self.encoding, "errors": self.errors, "newline": self.newline,
                    "buffering": self.buffering}
         return _open_blocking(self.fobj, (self.mode,), options, None, self.closefd)
+
+
+# -- gevent.resolver._hostsfile -------------------------------------------------------------------------------
+
+
+class HostsFile:
+    """The names and addresses of a hosts file, read anew by each call."""
+
+    def __init__(self, fname: str | None = None) -> None:
+        self.fname = fname or "/etc/hosts"
+
+    def iter_all_host_addr_pairs(self) -> Iterator[tuple[str, str]]:
+        """Yield each name with its first IPv4 address, then each with its first IPv6 address.
+
+        Raises OSError when the file cannot be read.
+        """
+        found: dict[bool, dict[str, str]] = {False: {}, True: {}}
+        with open(self.fname, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                address, *names = line.partition("#")[0].split() or [""]
+                for name in names:
+                    found[":" in address].setdefault(name.lower(), address)
+        for addresses in found.values():
+            yield from addresses.items()

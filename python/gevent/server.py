@@ -91,6 +91,9 @@ class StreamServer(BaseServer):
         """Accept a connection: returns its socket and address, or None when there is none."""
         listener = self.socket
         try:
+            if type(listener) is socket and listener.gettimeout() == 0.0:
+                return listener.accept()
+            # Its own accept might wait.
             fd, address = _accept(listener)
         except BlockingIOError:
             return None

@@ -48,9 +48,11 @@ class ThreadPool(_greenrust.ThreadPool, GroupMappingMixin):
             self._finish(task, value)
 
     def __repr__(self) -> str:
+        # The hub's own repr shows its pool.
+        hub = self.hub
         return (
             f"<{type(self).__name__} at {id(self):#x} tasks={len(self)} size={self.size} maxsize={self.maxsize}"
-            f" hub={self.hub!r}>"
+            f" hub=<{type(hub).__name__} at {id(hub):#x} thread_ident={getattr(hub, 'thread_ident', 0):#x}>>"
         )
 
     def _apply_immediately(self) -> bool:

@@ -89,7 +89,10 @@ struct Fields {
     /// How many tasks may be added without waiting; negative after `maxsize` was lowered.
     slots: Cell<isize>,
     workers: Cell<isize>,
+    /// Tasks that no worker has ended yet.
     unfinished: Cell<usize>,
+    /// Tasks whose outcome has not been handed over yet: those, and those that the hub is still to report.
+    undelivered: Cell<usize>,
     forks: Cell<u32>,
     waiting_for_slot: RefCell<VecDeque<Waker>>,
     /// Those who wait in `join`, or for workers to end.
@@ -116,11 +119,12 @@ impl PyThreadPool {
             // A worker may have held the queue's lock at the moment of the fork.
             std::mem::forget(fields.tasks.replace(Arc::default()));
             if self.is_of_this_thread() {
-                for _ in 0..fields.unfinished.get() {
+                for _ in 0..fields.undelivered.get() {
                     Hub::current().release();
                 }
             }
             fields.unfinished.set(0);
+            fields.undelivered.set(0);
             fields.workers.set(0);
             fields.slots.set(fields.maxsize.get() + SPARE_SLOTS);
         }
@@ -181,7 +185,7 @@ impl PyThreadPool {
         }
     }
 
-    /// Parks until the last task has finished, or a worker has ended.
+    /// Parks until the last outcome is handed over, or a worker has ended.
     fn wait_for_change(&self, py: Python<'_>) -> PyResult<()> {
         let (hub, waker) = host::begin_park(py, WaitingFor::Thread)?;
         self.fields.waiting_for_change.borrow_mut().push(waker.clone());
@@ -200,6 +204,7 @@ impl PyThreadPool {
         let this = slf.get();
         let fields = this.fields();
         fields.unfinished.set(fields.unfinished.get() + 1);
+        fields.undelivered.set(fields.undelivered.get() + 1);
         hub.hold();
         let tasks = fields.tasks.borrow().clone();
         tasks.push(task.clone_ref(py));
@@ -212,6 +217,7 @@ impl PyThreadPool {
                 }
             }
             fields.unfinished.set(fields.unfinished.get() - 1);
+            fields.undelivered.set(fields.undelivered.get() - 1);
             hub.release();
             this.release_slot();
             return result;
@@ -268,9 +274,6 @@ impl PyThreadPool {
         let this = slf.get();
         let fields = &*this.fields;
         fields.unfinished.set(fields.unfinished.get() - 1);
-        if fields.unfinished.get() == 0 {
-            this.tell_change();
-        }
         // The pool's hub object keeps the hub allocated; a closed hub ignores what is pushed.
         let hub = fields.hub.get();
         if outcome.is_ok() && matches!(&*task.get().fields.receiver.borrow(), Receiver::Caller(_)) {
@@ -295,6 +298,11 @@ impl PyThreadPool {
         let py = slf.py();
         crate::host::release(py, slf.get().fields.hub.get());
         slf.get().release_slot();
+        let pool = &*slf.get().fields;
+        pool.undelivered.set(pool.undelivered.get() - 1);
+        if pool.undelivered.get() == 0 {
+            slf.get().tell_change();
+        }
         let fields = &task.get().fields;
         let receiver = fields.receiver.replace(Receiver::Caller(None));
         match receiver {
@@ -351,6 +359,7 @@ impl PyThreadPool {
             slots: Cell::new(SPARE_SLOTS),
             workers: Cell::new(0),
             unfinished: Cell::new(0),
+            undelivered: Cell::new(0),
             forks: Cell::new(other_threads::forks()),
             waiting_for_slot: RefCell::default(),
             waiting_for_change: RefCell::default(),
@@ -521,9 +530,9 @@ impl PyThreadPool {
             .unwrap_or_else(|| Err(exceptions::internal("a worker woke its caller without a result")))
     }
 
-    /// Waits until no task is unfinished. Switches if it waits.
+    /// Waits until all tasks are finished and their outcomes handed over. Switches if it waits.
     fn join(&self, py: Python<'_>) -> PyResult<()> {
-        while self.fields().unfinished.get() > 0 {
+        while self.fields().undelivered.get() > 0 {
             self.wait_for_change(py)?;
         }
         Ok(())

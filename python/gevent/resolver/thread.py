@@ -1,5 +1,6 @@
 """The system's look-ups, in the threads of the hub's pool: the default resolver."""
 import _socket
+from _socket import gaierror, herror
 from typing import Any
 
 from gevent._greenrust import get_hub
@@ -20,7 +21,11 @@ class Resolver:
     """Looks up names in the hub's thread pool. Each method has the signature of the function in `socket`; switches."""
 
     def __init__(self, hub: Any = None) -> None:
-        self.pool: Any = (hub or get_hub()).threadpool
+        hub = hub if hub is not None else get_hub()
+        self.pool: Any = hub.threadpool
+        # Who looks up gets the error; the pool need not report it as well.
+        if gaierror not in hub.NOT_ERROR:
+            hub.NOT_ERROR += (gaierror, herror)
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__name__} at {id(self):#x} pool={self.pool!r}>"

@@ -451,11 +451,13 @@ impl Io {
                     Sink::Watcher(watcher) => watchers.push((Rc::clone(watcher), ready)),
                 }
             }
-            for key in woken {
-                level.waits.remove(key);
-                self.waits -= 1;
+            if !woken.is_empty() {
+                for key in woken {
+                    level.waits.remove(key);
+                    self.waits -= 1;
+                }
+                let _ = Self::update_level(&self.level_poller, place as RawFd, level);
             }
-            let _ = Self::update_level(&self.level_poller, place as RawFd, level);
             if level.waits.is_empty() {
                 self.levels[place] = None;
             }
