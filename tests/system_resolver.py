@@ -10,12 +10,13 @@ import socket
 import struct
 import sys
 
-__all__ = ["outcome"]
+__all__ = ["ask_at", "outcome"]
 
 _NSCOUNT, _NSADDR_LIST = 16, 20
 
 
-def _ask_at(port):
+def ask_at(port):
+    """Have the system's look-ups in this thread ask the server at `port`."""
     library = ctypes.CDLL(None)
     library.__res_state.restype = ctypes.c_void_p
     library.__res_init()
@@ -42,5 +43,5 @@ def outcome(function, arguments):
 
 
 if __name__ == "__main__":
-    _ask_at(int(sys.argv[1]))
+    ask_at(int(sys.argv[1]))
     json.dump([outcome(getattr(socket, name), arguments) for name, arguments in json.load(sys.stdin)], sys.stdout)

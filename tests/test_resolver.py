@@ -44,9 +44,10 @@ RECORDS = [
 
 
 class NameServer:
-    """A dnsmasq on a loopback port, with the records above; it answers NXDOMAIN for others below test."""
+    """A dnsmasq on a loopback port; it answers NXDOMAIN for what is not among its records below test."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, records=RECORDS):
+        self.records = records
         self.port = services.free_port()
         self.log = folder / "log"
 
@@ -54,7 +55,7 @@ class NameServer:
         return [
             services.find_program("dnsmasq"), "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv",
             "--no-hosts", "--pid-file=", "--user=", "--group=", f"--port={self.port}", "--listen-address=127.0.0.1",
-            "--bind-interfaces", "--local=/test/", "--local=/2.0.192.in-addr.arpa/", "--local-ttl=300", *RECORDS,
+            "--bind-interfaces", "--local=/test/", "--local=/2.0.192.in-addr.arpa/", "--local-ttl=300", *self.records,
             "--log-queries", f"--log-facility={self.log}",
         ]
 
@@ -64,7 +65,7 @@ class NameServer:
 
     def questions(self, name):
         """Return the kinds of record for which `name` was asked for, in order."""
-        return re.findall(rf"query\[(\w+)\] {re.escape(name)} from", self.log.read_text())
+        return re.findall(rf"(?:query|auth)\[(\w+)\] {re.escape(name)} from", self.log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -383,6 +384,20 @@ def test_answer_is_kept_for_its_time_to_live(server, native_resolver):
     native_resolver._native.forget()
     native_resolver.gethostbyname("V4.test")
     assert len(server.questions("V4.test")) == before + 1
+
+
+@native_only
+def test_absence_is_remembered_if_the_server_says_for_how_long(tmp_path, make):
+    # Where dnsmasq has the authority for a zone, it adds the zone's SOA record, of whose minimum that is the time.
+    records = ["--auth-server=ns.zone.test,127.0.0.1", "--auth-zone=zone.test", "--host-record=a.zone.test,192.0.2.1"]
+    authority = NameServer(tmp_path, records)
+    with services.start(authority.command(), authority.is_ready):
+        resolver = make(native.Resolver, servers=[f"127.0.0.1:{authority.port}"])
+        for _ in range(3):
+            assert raised_by(resolver.gethostbyname, "none.zone.test.").args[0] == socket.EAI_NONAME
+            assert raised_by(resolver.getaddrinfo, "a.zone.test.", 80, socket.AF_INET6).args[0] == socket.EAI_NODATA
+        assert authority.questions("none.zone.test") == ["A"]
+        assert authority.questions("a.zone.test") == ["AAAA"]
 
 
 @native_only
