@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ("docs/tutorial.md", "docs/tutorial.ja.md")
-DOCUMENTS = ("README.md", *TUTORIALS)
+DOCUMENTS = ("README.md", "docs/databases.md", *TUTORIALS)
 
 PROGRAMS = sorted(
     path.relative_to(ROOT).as_posix()

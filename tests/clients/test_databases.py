@@ -4,6 +4,7 @@ Several greenlets wait in the server for what one greenlet holds, which lets go 
 them wait. A driver that blocks the thread would stop at the first.
 """
 import textwrap
+from pathlib import Path
 
 import pytest
 from implementation import run_script
@@ -21,6 +22,7 @@ def five_wait(wait, count, release):
     gevent.joinall(jobs, raise_error=True)
     return [job.value for job in jobs]
 """
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples/databases"
 HEAD = "from gevent import monkey; monkey.patch_all()\nimport gevent, gevent.pool\n" + FIVE_WAIT
 
 
@@ -188,3 +190,15 @@ def test_sqlalchemy(postgresql, mariadb, driver):
         assert [int(found) for found in gevent.pool.Pool(30).map(query, range(60))] == list(range(60))
         engine.dispose()
     """, address)
+
+
+def test_examples_print_what_they_promise(redis, postgresql, mariadb):
+    squares = str([number * number for number in range(10)])
+    address = "mysql+pymysql://{user}:{password}@127.0.0.1:{port}/{database}".format(**mariadb)
+    for name, argument, printed in [
+        ("postgresql.py", postgresql["dsn"], squares),
+        ("mariadb.py", address, squares),
+        ("redis_queue.py", redis["port"], "['one', 'two', 'three']"),
+    ]:
+        completed = run_script((EXAMPLES / name).read_text(encoding="utf-8"), argument)
+        assert completed.stdout.strip() == printed

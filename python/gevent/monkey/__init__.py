@@ -13,7 +13,7 @@ from functools import wraps as _wraps
 from typing import Any
 
 from gevent import events as _events
-from gevent.monkey import _imports, _locks, _main, _repair, _state, _warnings
+from gevent.monkey import _doctor, _imports, _locks, _main, _repair, _state, _warnings
 from gevent.monkey._errors import MonkeyPatchWarning
 from gevent.monkey._state import is_anything_patched, is_module_patched, is_object_patched, saved  # noqa: F401 (public)
 from gevent.monkey.api import get_original, notify, patch_item, patch_module, remove_item  # noqa: F401 (public)
@@ -251,6 +251,8 @@ def patch_all(socket: bool = True, dns: bool = True, time: bool = True, select: 
             "future.",
             messages,
         )
+    if _doctor.patient is not None:
+        _doctor.patient.note_before()
     on = chosen.get
     if on("os"):
         patch_os()
@@ -286,6 +288,7 @@ def patch_all(socket: bool = True, dns: bool = True, time: bool = True, select: 
         _patch_multiprocessing()
     notify(_events.GeventDidPatchBuiltinModulesEvent(chosen, kwargs), messages)
     notify(_events.GeventDidPatchAllEvent(chosen, kwargs), messages)
+    _doctor.end(messages)
     _warnings.process(messages)
     return True
 

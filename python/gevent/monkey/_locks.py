@@ -178,8 +178,9 @@ def exchange_locks(make_lock: Callable[[], Any], make_rlock: Callable[[], Any], 
     An RLock that this thread holds is then that of the greenlet *ident*. What a module holds for which *keeps_module*
     is true of its name, or an instance whose class *keeps_type* is true of, stays.
     """
-    # While a native thread waits for a condition, it keeps what it needs of the lock to take it again.
-    stay = {
+    # While a native thread waits for a condition, it keeps what it needs of the lock to take it again. Nobody waits for
+    # anything while he holds that.
+    waited_for = {
         id(one._lock)
         for one in gc.get_objects()
         if type(one) is threading.Condition and getattr(one, "_waiters", None) and hasattr(one, "_lock")
@@ -188,7 +189,7 @@ def exchange_locks(make_lock: Callable[[], Any], make_rlock: Callable[[], Any], 
     names = ("_tstate_lock", "_gevent_native_lock")
     ends = {id(getattr(thread, name, None)) for thread in threading.enumerate() for name in names}
     _exchange(
-        (_LOCK, _RLOCK), lambda lock: None if id(lock) in stay else _new_lock(lock, make_lock, make_rlock, ident), ends,
+        (_LOCK, _RLOCK), lambda lock: _new_lock(lock, make_lock, make_rlock, ident), ends | waited_for,
         _Search(keeps_module, keeps_type),
     )
 

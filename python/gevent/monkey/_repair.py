@@ -32,7 +32,8 @@ _ONLY_PROGRAMS = ("_thread", "threading")
 _WAITING_MODULES = ("logging", "concurrent.futures")
 
 
-def _is_stdlib(module_name: str) -> bool:
+def is_stdlib(module_name: str) -> bool:
+    """Say whether a module is of the standard library."""
     return module_name.partition(".")[0] in sys.stdlib_module_names and module_name != "__main__"
 
 
@@ -40,7 +41,7 @@ def _other_modules(target_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, module in list(sys.modules.items()):
         if name == target_name or name.startswith(_KEEP) or type(module) is not types.ModuleType:
             continue
-        if _is_stdlib(name) and (
+        if is_stdlib(name) and (
             target_name in _ONLY_PROGRAMS or name in sys.builtin_module_names or name.startswith("_")
         ):
             # Private and built-in modules are where the originals come from.
@@ -57,7 +58,7 @@ def exchange_references(target_name: str, exchanges: dict[int, tuple[Any, Any]])
         for name, value in list(names.items()):
             pair = exchanges.get(id(value))
             if pair is not None and pair[0] is value and not name.startswith("__"):
-                if _is_stdlib(module_name):
+                if is_stdlib(module_name):
                     # Such a module may be patched itself later, and is to remember the original.
                     _state.save(module_name, name, value)
                 names[name] = pair[1]
@@ -73,7 +74,7 @@ def keepers(kept: tuple[str, ...]) -> tuple[Callable[[str], bool], Callable[[typ
     def keeps_module(name: str) -> bool:
         if name.startswith(_KEEP) or name in kept:
             return True
-        return _is_stdlib(name) and not name.startswith(_WAITING_MODULES)
+        return is_stdlib(name) and not name.startswith(_WAITING_MODULES)
 
     def keeps_type(kind: type) -> bool:
         name = kind.__module__ or ""
@@ -119,7 +120,7 @@ def derived_classes(original: type) -> list[type]:
     found = []
     for child in original.__subclasses__():
         module = child.__module__ or ""
-        if module.startswith(_KEEP) or _is_stdlib(module):
+        if module.startswith(_KEEP) or is_stdlib(module):
             continue
         found.append(child)
     return found

@@ -3,9 +3,15 @@ import warnings
 
 from gevent.monkey._errors import MonkeyPatchWarning
 
+#: What was warned of while a script is checked, which reports it otherwise; None when warnings are given.
+collected: list[str] | None = None
+
 
 def process(messages: list[str]) -> None:
     """Give *messages* as warnings."""
+    if collected is not None:
+        collected.extend(messages)
+        return
     for message in messages:
         warnings.warn(message, MonkeyPatchWarning, stacklevel=4)
 
