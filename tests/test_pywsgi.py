@@ -859,3 +859,13 @@ def test_upload_of_20_megabytes(serve, framing):
             client.send(b"0\r\n\r\n")
         assert client.answer()[2] == expected
         assert client.get()[0] == 200
+
+
+@pytest.mark.ours_only("the real server closes the connection without an answer")
+def test_application_that_never_starts_its_response_is_answered_by_500(serve, errors):
+    log = Errors()
+    with Client(serve(lambda environ, start_response: [], error_log=log)) as client:
+        assert client.get()[0] == 500
+        assert client.at_end()
+    assert "did not call start_response()" in log.getvalue()
+    assert errors.getvalue() == ""

@@ -28,6 +28,8 @@ def application(environ, start_response):
             time.sleep(0.01)
     start_response("200 OK", [])
     return [f"{{VERSION}} {{os.getpid()}} {{environ['wsgi.multiprocess']}}".encode()]
+
+(HERE / f"loaded-{{os.getpid()}}").touch()
 """
 
 
@@ -66,6 +68,14 @@ class Command:
         except FileNotFoundError:
             return set()
 
+    def two_workers(self):
+        """Return the workers when there are two that have loaded the application."""
+        def loaded():
+            found = self.workers()
+            return found if len(found) == 2 and all((self.folder / f"loaded-{pid}").exists() for pid in found) else None
+
+        return until(loaded, "two workers")
+
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
@@ -87,6 +97,7 @@ class Command:
                 return None
 
         until(answers, "answer")
+        until(lambda: "workers ready" in self.output.read_text(), "ready workers")
         return self
 
     def __enter__(self):
@@ -109,13 +120,14 @@ def is_alive(pid):
 
 def test_workers_share_the_port_and_are_replaced_when_they_die(tmp_path):
     with Command(tmp_path, "-w", "2").ready() as command:
-        workers = until(lambda: len(found := command.workers()) == 2 and found, "two workers")
+        workers = command.two_workers()
         version, pid, multiprocess = command.get()
         assert (version, multiprocess) == ("one", "True")
         assert int(pid) in workers
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
-        until(lambda: len(found := command.workers()) == 2 and not found & workers, "two new workers")
+        until(lambda: not command.workers() & workers, "end of the old workers")
+        assert not command.two_workers() & workers
         assert int(command.get()[1]) not in workers
         assert "was killed by signal 9" in command.output.read_text()
 
@@ -150,7 +162,7 @@ def test_hangup_loads_the_application_anew_without_a_failed_request(tmp_path):
 
 def test_hangup_with_a_broken_application_keeps_the_old_one(tmp_path):
     with Command(tmp_path, "-w", "2").ready() as command:
-        workers = until(lambda: len(found := command.workers()) == 2 and found, "two workers")
+        workers = command.two_workers()
         (tmp_path / "its_app.py").write_text("raise RuntimeError('broken')")
         command.process.send_signal(signal.SIGHUP)
         until(lambda: "the old ones stay" in command.output.read_text(), "word of it")
@@ -188,7 +200,7 @@ def connection_is_refused(command):
 
 def test_workers_end_with_their_parent(tmp_path):
     with Command(tmp_path, "-w", "2").ready() as command:
-        workers = until(lambda: len(found := command.workers()) == 2 and found, "two workers")
+        workers = command.two_workers()
         command.process.kill()
         until(lambda: not any(map(is_alive, workers)), "end of the workers")
 
@@ -239,14 +251,26 @@ def test_serve_forever_returns_when_the_workers_have_ended():
     completed = run_script("""
         import os, signal
         import gevent
+        from gevent import socket
         from gevent.pywsgi import WSGIServer
 
         def application(environ, start_response):
             start_response("200 OK", [])
             return []
 
+        def end_when_answered():
+            with socket.create_connection(server.address) as sock:
+                sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+                answer = sock.recv(100)
+            # A greenlet goes on in each process that is forked.
+            if os.getpid() == first:
+                assert answer
+                os.kill(first, signal.SIGTERM)
+
+        first = os.getpid()
         server = WSGIServer(("127.0.0.1", 0), application, log=None, workers=2)
-        gevent.spawn_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+        server.init_socket()
+        gevent.spawn(end_when_answered)
         server.serve_forever()
         print("returned", server.closed)
     """)

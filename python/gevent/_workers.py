@@ -57,6 +57,7 @@ class Supervisor:
         self._events: Queue[Any] = Queue()
         self._generation = 0
         self._signals: list[Any] = []
+        self._listeners: set[Greenlet] = set()
         self._has_worked = False
 
     def run(self) -> None:
@@ -85,7 +86,8 @@ class Supervisor:
         elif what == "ready":
             self._has_worked = about.ready = True
             present = [worker for worker in self.workers.values() if worker.generation == self._generation]
-            if sum(worker.ready for worker in present) >= self.count:
+            if sum(worker.ready for worker in present) == self.count:
+                self.report(f"workers ready: {self.count}")
                 for worker in self.workers.values():
                     if worker.generation != self._generation:
                         self._tell(worker)
@@ -103,7 +105,7 @@ class Supervisor:
         self.report(f"worker {worker.pid} {f'was killed by signal {-code}' if code < 0 else f'exited with {code}'}")
         if worker.ready:
             early = self._now() - worker.started < MIN_LIFE
-            Greenlet.spawn_later(MIN_LIFE if early else 0, self._events.put, ("fork", self._generation))
+            self._fork_later(MIN_LIFE if early else 0)
             return
         former = [other for other in self.workers.values() if other.generation != self._generation]
         if former:
@@ -113,10 +115,16 @@ class Supervisor:
                 if other.generation == self._generation:
                     self._tell(other)
             self._generation = max(other.generation for other in former)
+            # Some of the old ones may have died meanwhile.
+            for _ in range(self.count - sum(other.generation == self._generation for other in former)):
+                self._fork_later(MIN_LIFE)
         elif self._has_worked:
-            Greenlet.spawn_later(MIN_LIFE, self._events.put, ("fork", self._generation))
+            self._fork_later(MIN_LIFE)
         else:
             raise SystemExit("no worker starts")
+
+    def _fork_later(self, seconds: float) -> None:
+        Greenlet.spawn_later(seconds, self._events.put, ("fork", self._generation))
 
     def _tell(self, worker: Worker) -> None:
         if not worker.told:
@@ -167,7 +175,9 @@ class Supervisor:
             self._live(its)
         its.close()
         self.workers[worker.pid] = worker
-        Greenlet.spawn(self._listen, worker, ours)
+        listener = Greenlet.spawn(self._listen, worker, ours)
+        self._listeners.add(listener)
+        listener.link(self._listeners.discard)
 
     def _listen(self, worker: Worker, ours: socket.socket) -> None:
         # The worker's end is closed when it ends; ours, when this process does.
@@ -181,6 +191,9 @@ class Supervisor:
         try:
             self._forget_signals()
             self.workers.clear()
+            # The other processes' words are not for this one.
+            for listener in self._listeners:
+                listener.kill(block=False)
             ended = Event()
             _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
             _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)

@@ -1094,6 +1094,9 @@ fn process_result(slf: This<'_, '_>) -> PyResult<()> {
         }
     }
     if !inner.headers_sent.get() {
+        if !this.has_status() {
+            return answer_for_application(slf);
+        }
         write_step(slf, PyBytes::new(py, b"").as_any())?;
     }
     if inner.response_use_chunked.get() && !this.is_bodiless(py) {
@@ -1106,11 +1109,20 @@ fn process_result(slf: This<'_, '_>) -> PyResult<()> {
     Ok(())
 }
 
+/// Answers in place of an application that neither called `start_response` with success nor has anything to send.
+#[cold]
+fn answer_for_application(slf: This<'_, '_>) -> PyResult<()> {
+    let py = slf.py();
+    slf.get().inner.close_connection.set(true);
+    slf.call_method1(intern!(py, "log_error"), ("The application did not call start_response()",))?;
+    slf.call_method1(intern!(py, "_send_error_response_if_possible"), (500,)).map(|_| ())
+}
+
 /// Writes a result that is a list or tuple of little bytes, head and all, by one call. Returns whether it did.
 fn write_at_once(slf: This<'_, '_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = slf.py();
     let this = slf.get();
-    if this.inner.overrides.get().has_any(WRITING) || this.inner.headers_sent.get() {
+    if this.inner.overrides.get().has_any(WRITING) || this.inner.headers_sent.get() || !this.has_status() {
         return Ok(false);
     }
     if let Ok(list) = result.cast_exact::<PyList>()
