@@ -227,17 +227,16 @@ def create_server(address: Any, *, family: int = _stdlib.AF_INET, backlog: int |
 # -- look-ups -----------------------------------------------------------------------------------------------
 
 
+# The members of the enumerations by their numbers, without the detour of making them.
+_FAMILIES: dict[int, Any] = {member.value: member for member in _stdlib.AddressFamily}
+_KINDS: dict[int, Any] = {member.value: member for member in _stdlib.SocketKind}
+
+
 def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]:
     """Return the addresses of *host* and *port* as `socket.getaddrinfo` does. Switches."""
     found: Iterable[Any] = get_hub().resolver.getaddrinfo(host, port, family, type, proto, flags)
     return [
-        (
-            _stdlib._intenum_converter(af, _stdlib.AddressFamily),
-            _stdlib._intenum_converter(kind, _stdlib.SocketKind),
-            protocol,
-            canonical_name,
-            address,
-        )
+        (_FAMILIES.get(af, af), _KINDS.get(kind, kind), protocol, canonical_name, address)
         for af, kind, protocol, canonical_name, address in found
     ]
 
