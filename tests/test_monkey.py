@@ -211,3 +211,16 @@ def test_main_module_is_run_patched_by_the_command_line(tmp_path):
         [sys.executable, "-m", "gevent.monkey", str(script), "argument"], capture_output=True, text=True, check=True
     )
     assert completed.stdout.strip() == "True ['argument']"
+
+
+def test_warning_of_a_second_patch_names_the_line_that_patches():
+    run_script("""
+        import warnings
+        from gevent import monkey
+        monkey.patch_all()
+        source = "from gevent import monkey\\nmonkey.patch_all(os=False)\\n\\nmonkey.patch_all(os=False)\\n"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            exec(compile(source, "a program", "exec"), {})
+        assert [(warning.filename, warning.lineno) for warning in caught] == [("a program", 2), ("a program", 4)]
+    """)

@@ -215,7 +215,8 @@ def _patch_multiprocessing() -> None:
 def _choose(settings: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Return what of *settings* is new: a second call can patch more, never less."""
     key = "_gevent_saved_patch_all_module_settings"
-    before = _state.saved.setdefault(key, {})
+    # By the name here, which programs reset to patch again.
+    before = saved.setdefault(key, {})
     if before and before != settings:
         _warnings.queue(
             "Patching more than once will result in the union of all True parameters being patched", warnings

@@ -7,18 +7,18 @@ from gevent.monkey._errors import MonkeyPatchWarning
 collected: list[str] | None = None
 
 
-def process(messages: list[str]) -> None:
-    """Give *messages* as warnings."""
+def process(messages: list[str], depth: int = 3) -> None:
+    """Give *messages* as warnings of the function's caller's caller, or of one *depth* frames up."""
     if collected is not None:
         collected.extend(messages)
         return
     for message in messages:
-        warnings.warn(message, MonkeyPatchWarning, stacklevel=4)
+        warnings.warn(message, MonkeyPatchWarning, stacklevel=depth)
 
 
 def queue(message: str, messages: list[str] | None) -> None:
     """Add *message* to *messages*, or give it at once if that is None."""
     if messages is None:
-        process([message])
+        process([message], 4)
     else:
         messages.append(message)
