@@ -1,10 +1,11 @@
 """pywsgi's limits and time-outs, who is closed when there are too many, and how a server ends."""
 import io
 import re
+import subprocess
 
 import gevent
 import pytest
-from gevent import socket
+from gevent import socket, ssl
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
@@ -390,3 +391,52 @@ def test_two_servers_share_a_port(serve):
         assert two.server_port == one.server_port
     finally:
         two.stop()
+
+
+# -- TLS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificate")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )
+    return {"keyfile": str(key), "certfile": str(cert)}
+
+
+def connect_by_tls(server):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(socket.create_connection(server.address, timeout=30))
+
+
+@pytest.mark.parametrize(("option", "data", "status"), [
+    ("header_timeout", b"GET / HT", b"HTTP/1.1 408 "),
+    ("body_timeout", b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nabc", b"HTTP/1.1 408 "),
+    ("keep_alive_timeout", b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", b"HTTP/1.1 200 "),
+])
+def test_time_outs_hold_for_tls(serve, certificate, option, data, status):
+    with connect_by_tls(serve(read_body, **certificate, **{option: 0.2})) as sock:
+        sock.sendall(data)
+        with sock.makefile("rb") as file:
+            assert file.read().startswith(status)
+
+
+def test_handshake_that_does_not_end_is_cut_off_without_a_word(serve, certificate, errors):
+    with Client(serve(hello, **certificate, header_timeout=0.1)) as client:
+        assert client.at_end()
+    assert errors.getvalue() == ""
+
+
+def test_stop_closes_idle_tls_connections(serve, certificate):
+    server = serve(hello, **certificate)
+    with connect_by_tls(server) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+        server.stop(timeout=30)
+        assert len(server._service) == 0

@@ -332,6 +332,7 @@ class WSGIServer(StreamServer):
     - *max_body_bytes* (None: no limit): a larger body is answered by 413.
     - *require_host* (True): HTTP/1.1 without Host is answered by 400 (RFC 9112 section 3.2).
     - *header_timeout* (30, None: no limit): from a connection's begin, or a head's first byte, to its last; then 408.
+      A TLS handshake has as long.
     - *body_timeout* (60, None: no limit): between two pieces of a body; then 408.
     - *write_timeout* (60, None: no limit): a client that takes nothing of a response for so long is cut off.
     - *keep_alive_timeout* (75, None: no limit): how long a connection may be idle between requests.
@@ -403,6 +404,7 @@ class WSGIServer(StreamServer):
             "trusted_proxies": trusted_proxies, "proxy_protocol": proxy_protocol,
             "max_connections": _most_connections() if max_connections is None else max_connections,
         })
+        self._handshake_timeout = header_timeout
         self._changed = Event()
         # Accepted when there was no room.
         self._surplus: Any = None
@@ -527,6 +529,21 @@ class WSGIServer(StreamServer):
             self.error_log.write(f"{line}\n")
 
         Supervisor(work, self.workers, timeout, report, self.close).run()
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        """Make the TLS handshake, for which there is *header_timeout* as for a head, and call the handler. Switches."""
+        handle = self.handle
+        own = client_socket.gettimeout()
+        if self._handshake_timeout is not None:
+            client_socket.settimeout(self._handshake_timeout)
+        try:
+            tls = self.wrap_socket(client_socket, **self.ssl_args)
+        except TimeoutError:
+            # As a silent client without TLS: not worth a word.
+            return None
+        with tls:
+            tls.settimeout(own)
+            return handle(tls, address)
 
     def _on_change(self) -> None:
         # Runs in the hub.
