@@ -118,7 +118,7 @@ pub struct Hub {
     error: RefCell<Option<std::io::Error>>,
     /// The clock's reading when the hub looked last.
     now: Cell<Instant>,
-    /// How often a greenlet of this hub has left another one.
+    /// How often a greenlet of this hub has left another one, or given others the chance to run.
     switches: Cell<u64>,
     /// The number of the greenlet that was made last.
     serial: Cell<NonZeroU64>,
@@ -306,8 +306,8 @@ impl Hub {
         now
     }
 
-    /// Returns how often a greenlet of this hub has left another one: a number that stands still while one runs on and
-    /// on. It wraps around.
+    /// Returns how often a greenlet of this hub has left another one, or given others the chance to run: a number that
+    /// stands still while one runs on and on. It wraps around.
     #[inline]
     pub fn switches(&self) -> u64 {
         self.switches.get()
@@ -638,7 +638,10 @@ impl Hub {
                 self.loop_greenlet()
             }
         };
-        if !next.is(running) {
+        if next.is(running) {
+            // It was its turn again at once, but others have had their chance: no one is blocked.
+            self.switches.set(self.switches.get().wrapping_add(1));
+        } else {
             self.transfer(&next);
         }
         // A raw transfer leaves the run queue's entry (if any) behind; its ticket is void from here on.
