@@ -59,11 +59,13 @@ UNSAFE_FILES: dict[str, str] = {
     f"{BINDING}/pywsgi/text.rs": "reads and makes strings in CPython's own representation",
     f"{BINDING}/spawn_tree.rs": "walks frames by the C API",
     f"{BINDING}/thread_state/mod.rs": "the fields of PyThreadState, by the C shim",
+    f"{BINDING}/tracer.rs": "the hub of the thread that is watched",
     f"{BINDING}/timeout.rs": "timers of the hub, by a raw pointer",
 }
 
 # (importing module, imported module): why the import is inside a function.
 LATE_IMPORTS: dict[tuple[str, str], str] = {
+    ("gevent.hub", "gevent._monitor"): "doubles the time that importing gevent takes, and few programs want it",
 }
 
 NAMELESS = {"utils", "util_", "common", "compat", "helpers", "misc", "_utils", "_common", "_compat"}

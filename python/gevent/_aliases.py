@@ -36,7 +36,8 @@ ALIASES: dict[str, dict[str, str]] = {
     "gevent._compat": {
         _HERE: "PY311 PY312 PY313 PY314 PYPY WIN LINUX OSX MAC PURE_PYTHON GLOBAL_PURE_PYTHON=PURE_PYTHON string_types "
                "integer_types text_type native_path_types hostname_types thread_mod_name iteritems itervalues xrange "
-               "izip reraise exc_clear get_this_psutil_process",
+               "izip reraise exc_clear",
+        "gevent._monitor": "get_this_psutil_process",
         "_imp": "imp_acquire_lock=acquire_lock imp_release_lock=release_lock",
         "abc": "ABC",
         "io": "NativeStrIO=StringIO",
@@ -63,8 +64,8 @@ ALIASES: dict[str, dict[str, str]] = {
         _HERE: "reraise OpenDescriptor",
     },
     "gevent._greenlet_primitives": {
-        _NATIVE: "getcurrent SwitchOutGreenletWithLoop=greenlet",
-        _HERE: "get_reachable_greenlets get_memory",
+        _NATIVE: "getcurrent SwitchOutGreenletWithLoop=greenlet get_reachable_greenlets",
+        _HERE: "get_memory",
     },
     "gevent._hub_local": {
         _NATIVE: "get_hub get_hub_class get_hub_if_exists set_hub set_default_hub_class",

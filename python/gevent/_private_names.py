@@ -4,7 +4,6 @@ They exist for the programs that import them by the names that `gevent._aliases`
 """
 import _queue
 import _thread
-import gc
 import sys
 import time
 import weakref
@@ -49,13 +48,6 @@ def reraise(t: Any, value: BaseException, tb: Any = None) -> None:
 
 def exc_clear() -> None:
     """Do nothing: an exception that was handled is forgotten by itself."""
-
-
-def get_this_psutil_process() -> Any:
-    """Return psutil's object for this process. Raises ImportError without psutil."""
-    import psutil
-
-    return psutil.Process()
 
 
 # -- gevent._util -------------------------------------------------------------------------------------------
@@ -161,11 +153,6 @@ def wait_on_socket(socket: Any, watcher: Any, timeout_exc: Any = None) -> None:
 
 
 # -- gevent._greenlet_primitives ----------------------------------------------------------------------------
-
-
-def get_reachable_greenlets() -> list[Any]:
-    """Return the greenlets that the garbage collector knows."""
-    return [found for found in gc.get_objects() if isinstance(found, _greenrust.greenlet)]
 
 
 def get_memory(data: Any) -> memoryview:

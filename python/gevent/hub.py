@@ -142,7 +142,7 @@ def reinit(hub: "Hub | None" = None) -> None:
     if hub is None:
         return
     hub.loop.reinit()
-    for part in (hub._threadpool, hub._resolver):
+    for part in (hub._threadpool, hub._resolver, hub.periodic_monitoring_thread):
         on_fork = getattr(part, "_on_fork", None)
         if on_fork is not None:
             on_fork()
@@ -311,6 +311,13 @@ class Hub(_greenrust.Hub):
     def exception_stream(self, stream: Any) -> None:
         self.__dict__["exception_stream"] = stream
 
+    @exception_stream.deleter
+    def exception_stream(self) -> None:
+        try:
+            del self.__dict__["exception_stream"]
+        except KeyError:
+            raise AttributeError("exception_stream") from None
+
     def print_exception(self, context: Any, t: Any, v: Any, tb: Any) -> None:
         """Print an error with its traceback, the time (UTC) and *context* to `exception_stream`."""
         stream = self.exception_stream
@@ -340,8 +347,7 @@ class Hub(_greenrust.Hub):
         When nothing is left that could wake anyone, raises LoopExit in the main greenlet.
         """
         assert self is getcurrent(), "Do not call Hub.run() directly"
-        if config.monitor_thread:
-            self.start_periodic_monitoring_thread()
+        self.start_periodic_monitoring_thread()
         while True:
             try:
                 self.run_loop()
@@ -354,11 +360,15 @@ class Hub(_greenrust.Hub):
             )
 
     def start_periodic_monitoring_thread(self) -> Any:
-        """Start the thread that watches this hub for blocking; not there yet."""
-        raise NotImplementedError(
-            "the monitoring thread (GEVENT_MONITOR_THREAD_ENABLE, Hub.start_periodic_monitoring_thread) "
-            "is not implemented in greenrust yet"
-        )
+        """Start the thread that watches this hub for blocking, if `gevent.config.monitor_thread` says so.
+
+        Returns it, an `IPeriodicMonitorThread`, or None. Called by the hub itself when it begins to run.
+        """
+        if self.periodic_monitoring_thread is None and config.monitor_thread:
+            from gevent._monitor import start
+
+            start(self)
+        return self.periodic_monitoring_thread
 
     def join(self, timeout: float | None = None) -> bool:
         """Run the event loop until nothing is left to run, or for *timeout* seconds. Switches.
@@ -392,6 +402,9 @@ class Hub(_greenrust.Hub):
         """
         if self._destroyed:
             return
+        if self.periodic_monitoring_thread is not None:
+            self.periodic_monitoring_thread.kill()
+            self.periodic_monitoring_thread = None
         if self._resolver is not None:
             self._resolver.close()
             self._resolver = None

@@ -23,6 +23,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
 use crate::thread_state::{self, ThreadState};
+use crate::tracer::PyTracer;
 
 /// What a raw switch brings to its target.
 pub enum Payload {
@@ -63,6 +64,8 @@ pub struct Thread {
     state: Cell<thread_state::Running>,
     /// The greenlet object that is being deallocated and ends now, or null: whoever drops it waits for it.
     pub deallocating: Cell<*mut ffi::PyObject>,
+    /// The thread's identity, as `threading.get_ident` gives it.
+    ident: Cell<u64>,
     /// Whether the thread's end has begun: what is made for the thread from now on is forgotten by it.
     pub is_ending: Cell<bool>,
     /// The list of the thread's greenlets that have begun and not ended.
@@ -83,6 +86,7 @@ thread_local! {
             arrives_with_care: Cell::new(false),
             state: Cell::new(std::ptr::null_mut()),
             deallocating: Cell::new(std::ptr::null_mut()),
+            ident: Cell::new(0),
             is_ending: Cell::new(false),
             first_active: Cell::new(std::ptr::null_mut()),
         }
@@ -117,6 +121,25 @@ impl Thread {
 
     fn note_care(&self) {
         self.arrives_with_care.set(self.is_traced.get() || !self.dropped.borrow().is_empty());
+    }
+
+    fn trace(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let function = self.trace.take();
+        let copy = function.as_ref().map(|function| function.clone_ref(py));
+        self.trace.set(function);
+        copy
+    }
+
+    fn set_trace(&self, py: Python<'_>, hub: &Hub, function: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+        // A tracer that only counts needs no calls: the hub counts as well.
+        let is_called = function.as_ref().is_some_and(|function| {
+            !function.bind(py).cast::<PyTracer>().is_ok_and(|tracer| tracer.get().only_counts())
+        });
+        // A trace function expects to see the hub between two greenlets.
+        hub.set_detour(is_called);
+        self.is_traced.set(is_called);
+        self.note_care();
+        self.trace.replace(function)
     }
 
     /// Keeps a suspended greenlet of this thread, which another one dropped, until this one can end it. Returns whether
@@ -172,6 +195,7 @@ fn adopt_thread(py: Python<'_>, hub: &'static Hub) {
     THREAD.with(|thread| {
         thread.current.set(main.into_ptr());
         thread.root.set(root);
+        thread.ident.set(py_hub::thread_ident());
         thread.nothing.set(PyTuple::empty(py).into_any().into_ptr());
         // A thread-local stays where it is until the thread ends, and the hub is this thread's.
         hub.set_host_data(std::ptr::from_ref(thread).cast());
@@ -241,23 +265,36 @@ fn end_dropped_now(py: Python<'_>) {
 
 /// Sets the thread's trace function and returns the previous one.
 pub fn set_trace(py: Python<'_>, function: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
-    // A trace function expects to see the hub between two greenlets.
-    runtime(py).set_detour(function.is_some());
-    THREAD.with(|thread| {
-        thread.is_traced.set(function.is_some());
-        thread.note_care();
-        thread.trace.replace(function)
-    })
+    let hub = runtime(py);
+    THREAD.with(|thread| thread.set_trace(py, hub, function))
+}
+
+/// Replaces the trace function of `hub`'s thread, which may be another one, if it is `present`.
+pub fn replace_trace_of(py: Python<'_>, hub: &Hub, present: &Bound<'_, PyAny>, function: Option<Py<PyAny>>) {
+    // SAFETY: null once that thread has ended, else its record, which it can't touch while this one holds the GIL.
+    let Some(thread) = (unsafe { hub.host_data().cast::<Thread>().as_ref() }) else { return };
+    if thread.trace(py).is_some_and(|trace| trace.is(present)) {
+        drop(thread.set_trace(py, hub, function));
+    }
+}
+
+/// Returns the identity of `hub`'s thread, unless that has ended.
+pub fn thread_ident_of(_py: Python<'_>, hub: &Hub) -> Option<u64> {
+    // SAFETY: as in `replace_trace_of`.
+    unsafe { hub.host_data().cast::<Thread>().as_ref() }.map(|thread| thread.ident.get())
+}
+
+/// Returns the greenlet object that runs in `hub`'s thread, which may be another one.
+pub fn current_of(py: Python<'_>, hub: &Hub) -> Option<Py<PyAny>> {
+    // SAFETY: as in `replace_trace_of`.
+    let thread = unsafe { hub.host_data().cast::<Thread>().as_ref() }?;
+    // SAFETY: null or an owned reference.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, thread.current.get()) }.map(Bound::unbind)
 }
 
 /// Returns the thread's trace function.
 pub fn trace(py: Python<'_>) -> Option<Py<PyAny>> {
-    THREAD.with(|thread| {
-        let function = thread.trace.take();
-        let copy = function.as_ref().map(|function| function.clone_ref(py));
-        thread.trace.set(function);
-        copy
-    })
+    THREAD.with(|thread| thread.trace(py))
 }
 
 /// Parks the running greenlet until `waker` is used or `deadline` passes.

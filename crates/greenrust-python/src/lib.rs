@@ -21,11 +21,13 @@ mod other_threads;
 mod pywsgi;
 mod queue;
 mod resolver;
+mod run_info;
 mod socket;
 mod spawn_tree;
 mod thread_state;
 mod threadpool;
 mod timeout;
+mod tracer;
 mod waiter;
 mod websocket;
 
@@ -76,6 +78,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<hub::PyHub>()?;
     module.add_class::<timeout::PyTimeout>()?;
     socket::register(module)?;
+    run_info::register(module)?;
     threadpool::register(module)?;
     event::register(module)?;
     lock::register(module)?;
@@ -83,6 +86,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     channel::register(module)?;
     resolver::register(module)?;
     local::register(module)?;
+    tracer::register(module)?;
     waiter::register(module)?;
     cancel_scope::register(module)?;
     aio::register(module)?;

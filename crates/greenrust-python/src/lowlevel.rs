@@ -317,9 +317,15 @@ impl PyGreenlet {
     }
 
     /// Says whether the greenlet runs, in its own thread: in others, that is the one which gave up the GIL there.
-    fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         // SAFETY: as above.
         self.is_active() && unsafe { (*self.fields.raw.hub()).is_running(&self.fields.raw) }
+    }
+
+    /// Returns the identity of the thread in which the greenlet runs, if it does.
+    pub fn running_thread(&self, py: Python<'_>) -> Option<u64> {
+        // SAFETY: as above.
+        self.is_running().then(|| host::thread_ident_of(py, unsafe { &*self.fields.raw.hub() })).flatten()
     }
 
     /// Returns the hub of the thread that the greenlet belongs to: where it was started, or where its parent belongs.
@@ -767,9 +773,15 @@ impl PyGreenlet {
             State::Started => "suspended active started",
         };
         let main = if this.fields.is_root && !this.has_lost_its_thread() { " main" } else { "" };
+        // Programs know the class itself by the name of the module that they import it from.
+        let class = slf.get_type();
+        let name = if class.is(PyType::new::<Self>(slf.py())) {
+            "greenlet.greenlet".to_owned()
+        } else {
+            class.fully_qualified_name()?.to_string()
+        };
         Ok(format!(
-            "<{} object at {:#x} (otid={:#x}) {state}{main}>",
-            slf.get_type().fully_qualified_name()?,
+            "<{name} object at {:#x} (otid={:#x}) {state}{main}>",
             slf.as_ptr() as usize,
             this.fields.raw.hub() as usize,
         ))

@@ -29,6 +29,7 @@ use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
 use crate::other_threads;
+use crate::tracer::PyTracer;
 
 /// How many tasks more than threads may be added without waiting, as in gevent: the next is at hand when one ends.
 const SPARE_SLOTS: isize = 1;
@@ -553,6 +554,8 @@ impl PyThreadPool {
         let py = slf.py();
         let fields = slf.get().fields();
         let tasks = fields.tasks.borrow().clone();
+        // A thread that has no task is not blocked, whatever it has run before.
+        PyTracer::excuse_running(py);
         let idle_timeout = fields.idle_timeout.get();
         let patience = (idle_timeout >= 0.0).then(|| py_hub::duration(idle_timeout));
         let wait = || {
