@@ -38,6 +38,12 @@ mariadb = server(servers.mariadb)
 rabbitmq = server(servers.rabbitmq)
 
 
+def pytest_collection_modifyitems(items):
+    """Leave time for the start of a server, which the first test that needs it waits for."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(240))
+
+
 @pytest.fixture
 def nginx(tmp_path):
     """Start nginx before the server on a port: a function that returns the address."""
