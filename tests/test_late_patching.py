@@ -268,7 +268,8 @@ def test_requests_and_tls_contexts_that_were_used_before_work():
          address = "http://127.0.0.1:%d" % server.server_address[1]
          serving = threading.Thread(target=server.handle_request)
          serving.start()
-         assert session.get(address, headers={"Connection": "close"}).text == "ok"
+         # Its thread goes on to serve the connection, which the session keeps.
+         assert session.get(address).text == "ok"
          serving.join()
          """,
          """
@@ -282,6 +283,52 @@ def test_requests_and_tls_contexts_that_were_used_before_work():
              assert [job.value.text for job in jobs] == ["ok"] * 3
              server.shutdown()
          server.server_close()
+         """)
+
+
+def test_sockets_that_are_open_wait_as_greenlets():
+    late("""
+         import socket
+         here, there = socket.socketpair()
+         listener = socket.create_server(("127.0.0.1", 0))
+         silent, nobody = socket.socketpair()
+         silent.settimeout(0.001)
+         eager, other = socket.socketpair()
+         eager.setblocking(False)
+         stream = there.makefile("rb")
+         """,
+         """
+         import gevent
+         with gevent.Timeout(40):
+             receiving = gevent.spawn(here.recv, 10)
+             gevent.sleep(0)
+             there.sendall(b"word")
+             assert receiving.get() == b"word"
+             sending = gevent.spawn(here.sendall, b"x" * 3_000_000)
+             assert len(stream.read(3_000_000)) == 3_000_000
+             sending.get()
+             accepting = gevent.spawn(listener.accept)
+             gevent.sleep(0)
+             client = socket.create_connection(listener.getsockname())
+             accepted, _ = accepting.get()
+             client.sendall(b"y")
+             assert accepted.recv(1) == b"y"
+             try:
+                 silent.recv(1)
+             except TimeoutError:
+                 assert silent.gettimeout() == 0.001
+             try:
+                 eager.recv(1)
+             except BlockingIOError:
+                 assert eager.gettimeout() == 0 and not eager.getblocking()
+             else:
+                 sys.exit("something came")
+             waiting = gevent.spawn(here.recv, 1)
+             gevent.sleep(0)
+             here.close()
+             waiting.join()
+             assert isinstance(waiting.exception, OSError), waiting.exception
+             stream.close()
          """)
 
 

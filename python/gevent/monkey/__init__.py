@@ -173,6 +173,10 @@ def patch_socket(dns: bool = True, aggressive: bool = True) -> None:
     items = source.__implements__
     if not dns:
         items = [name for name in items if name not in source.__dns__]
+    # Imported here, where it is known that sockets are wanted; they derive from the standard library's class.
+    sockets = _importlib.import_module("gevent.monkey._sockets")
+    if "socket" in items:
+        sockets.adopt_open_sockets()
     _patch_module("socket", items)
 
 

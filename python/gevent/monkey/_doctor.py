@@ -3,11 +3,11 @@
 The script runs until its first `patch_all` has done its work; then the report is printed, and the process ends: with
 status 0 if all was repaired, 1 if something was not, or if the script never patches.
 """
+import _socket
 import ast
 import functools
 import gc
 import platform
-import socket
 import sys
 import threading
 import types
@@ -40,7 +40,6 @@ class Patient:
         self.path = path
         self._before: set[str] = set()
         self._threads: list[str] = []
-        self._sockets: list[str] = []
         self._modules_at_start = set(sys.modules)
 
     def note_before(self) -> None:
@@ -55,10 +54,6 @@ class Patient:
             for thread in threading.enumerate()
             if thread is not threading.main_thread()
         ]
-        for one in gc.get_objects():
-            if issubclass(type(one), socket.socket) and not type(one).__module__.startswith("gevent"):
-                if one.fileno() >= 0:
-                    self._sockets.append(repr(one))
 
     def report(self, messages: list[str]) -> int:
         """Print what came of patching, which had *messages* to warn of; returns the exit status."""
@@ -101,9 +96,12 @@ class Patient:
             print(f"    {len(references)} names that modules had taken: {_names(references)}")
         if _locks.exchanged:
             print(f"    {_locks.exchanged} locks, conditions and queues, wherever objects hold them")
+        sockets = getattr(sys.modules.get("gevent.monkey._sockets"), "adopted", 0)
+        if sockets:
+            print(f"    {sockets} sockets that were open")
         if self._threads:
             print(f"    {len(self._threads)} threads that run go on as native ones: {_names(self._threads)}")
-        if not references and not _locks.exchanged and not self._threads:
+        if not references and not _locks.exchanged and not sockets and not self._threads:
             print("    nothing had to be")
 
     def _problems(self, messages: list[str]) -> list[tuple[str, str]]:
@@ -113,9 +111,16 @@ class Patient:
                 f"locks or queues that something else refers to, such as a tuple or a thread: {_names(_locks.left)}",
                 "they block the thread of all greenlets: " + _PATCH_EARLIER,
             ))
-        if self._sockets:
+        sockets = [
+            repr(one)
+            for one in gc.get_objects()
+            if issubclass(type(one), _socket.socket)
+            and not type(one).__module__.startswith("gevent")
+            and one.fileno() >= 0
+        ]
+        if sockets:
             found.append((
-                f"{len(self._sockets)} sockets that were open: {_names(self._sockets, 3)}",
+                f"open sockets of TLS, or of classes of programs: {_names(sockets, 3)}",
                 "they block the thread of all greenlets: connect after patching, or " + _PATCH_EARLIER,
             ))
         kept = self._kept_originals()
