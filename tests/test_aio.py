@@ -14,6 +14,7 @@ import warnings
 import weakref
 
 import gevent
+import gevent.socket
 import pytest
 from gevent.event import AsyncResult, Event
 from implementation import IS_GREENRUST, run_script
@@ -99,6 +100,42 @@ def test_loops_of_several_greenlets_do_not_see_each_other(blocking):
     gevent.joinall(greenlets, raise_error=True)
     assert len({id(g.value) for g in greenlets}) == 5
     assert sys.get_asyncgen_hooks() == (None, None)
+
+
+@pytest.mark.parametrize("wait", ["turn", "timer", "socket"])
+def test_loop_that_always_has_work_does_not_keep_others_waiting(wait):
+    done = []
+
+    def other():
+        if wait == "timer":
+            gevent.sleep(0.001)
+        elif wait == "socket":
+            here, there = gevent.socket.socketpair()
+            with here, there:
+                gevent.spawn(there.send, b"x")
+                here.recv(1)
+        else:
+            gevent.sleep(0)
+        done.append(True)
+
+    async def main():
+        while not done:
+            await asyncio.sleep(0)
+
+    g = gevent.spawn(other)
+    aio.run(main())
+    g.join()
+
+
+def test_loop_that_always_has_work_can_be_killed():
+    async def main(started):
+        started.set()
+        while True:
+            await asyncio.sleep(0)
+
+    g = when_started(main)
+    g.kill()
+    assert isinstance(g.value, gevent.GreenletExit)
 
 
 def test_run_in_a_coroutine_is_refused():

@@ -71,7 +71,13 @@ pub struct PyLoopWait {
     fields: Gil<Fields>,
 }
 
+/// How many times in a row a loop with work to do goes on without a look at the descriptors and timers of others, when
+/// no other greenlet is ready.
+const PASSES: u32 = 16;
+
 struct Fields {
+    /// How many times in a row nobody else was ready.
+    passed: Cell<u32>,
     shared: Rc<Shared>,
     keeps_alive: Cell<bool>,
     /// The hub that the present wait keeps alive.
@@ -146,6 +152,7 @@ impl PyLoopWait {
     fn new() -> Self {
         Self {
             fields: Gil::new(Fields {
+                passed: Cell::new(0),
                 shared: Rc::default(),
                 keeps_alive: Cell::new(true),
                 held: Cell::new(None),
@@ -166,7 +173,12 @@ impl PyLoopWait {
     fn wait(&self, py: Python<'_>, fileno: i32, timeout: Option<f64>) -> PyResult<()> {
         let hub = py_hub::ensure(py)?;
         self.fields.restore_scope(hub);
+        let passed = self.fields.passed.replace(0);
         if timeout.is_some_and(|seconds| seconds <= 0.0) {
+            if hub.queued() == 0 && passed < PASSES && !hub.running().has_interrupt() {
+                self.fields.passed.set(passed + 1);
+                return Ok(());
+            }
             let woken = host::keep_alive(py, || hub.yield_now());
             return woken
                 .map_or_else(|_| Err(exceptions::blocking_switch_out(py)), |wake| host::settle(py, wake).map(drop));

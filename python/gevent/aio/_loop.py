@@ -1,5 +1,6 @@
 """The event loop of asyncio that waits in the hub."""
 import asyncio
+import concurrent.futures
 import errno
 import os
 import signal
@@ -64,6 +65,11 @@ class _HubSelector(_NativeSelector):
         self._wait = wait
 
     def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            # Others take their turn, if there are any.
+            self._wait.wait(-1, 0)
+            return ready
         self._wait.wait(self.fileno(), timeout)
         return super().select(0)
 
@@ -171,6 +177,9 @@ class EventLoop(asyncio.SelectorEventLoop):
                 return None, None
             try:
                 return func(*args), None
+            except concurrent.futures.CancelledError as error:
+                # asyncio's is another class.
+                return None, asyncio.CancelledError(*error.args)
             except BaseException as error:
                 return None, error
 
