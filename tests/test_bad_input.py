@@ -176,6 +176,13 @@ def test_bad_input_is_refused(name):
         assert mentioned in str(caught.value)
 
 
+def test_a_huge_thread_pool_costs_nothing():
+    pool = ThreadPool(2**30)
+    assert pool.apply(abs, (-1,)) == 1
+    assert pool.size == 1
+    pool.kill()
+
+
 def test_counts_may_be_floats():
     assert Semaphore(1.5).counter == 1
     pool = Pool(5 / 2)

@@ -263,7 +263,8 @@ impl PyThreadPool {
         let difference = wanted - fields.maxsize.replace(wanted);
         fields.slots.set(fields.slots.get() + difference);
         Self::adjust_workers(slf)?;
-        for _ in 0..difference.max(0) {
+        let waiting = fields.waiting_for_slot.borrow().len();
+        for _ in 0..waiting.min(usize::try_from(difference).unwrap_or(0)) {
             slf.get().wake_for_slot();
         }
         Ok(())
