@@ -1,9 +1,11 @@
 """File objects on pipes and files."""
+import errno
 import os
+import re
 
 import gevent
 import pytest
-from gevent.fileobject import FileObjectPosix, FileObjectThread
+from gevent.fileobject import FileObjectBlock, FileObjectPosix, FileObjectThread
 
 
 @pytest.fixture
@@ -83,3 +85,76 @@ def test_unbuffered_write_is_seen_at_once(pipe):
         writer.write(b"now")
         assert os.read(read, 10) == b"now"
     os.close(read)
+
+
+KINDS = [FileObjectPosix, FileObjectThread, FileObjectBlock]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed_file_object_refuses_everything_but_its_name(pipe, kind):
+    reader = kind(pipe[0], "rb")
+    name = reader.name
+    reader.close()
+    reader.close()
+    assert reader.closed and reader.name == name == pipe[0]
+    assert "closed" in repr(reader)
+    for attribute in ("read", "fileno", "readable", "mode"):
+        with pytest.raises(OSError, match="FileObject was closed") as caught:
+            getattr(reader, attribute)
+        assert caught.value.errno == errno.EBADF
+    os.close(pipe[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mode_is_told_as_it_was_given(pipe, kind):
+    with kind(pipe[0], "rb") as reader, kind(pipe[1], "wb") as writer:
+        assert (reader.mode, writer.mode) == ("rb", "wb")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("mode", "options", "message"),
+    [
+        ("rw", {}, "read/write/append mode at once"),
+        ("+", {}, "exactly one of"),
+        ("wU", {}, "mode U cannot be combined"),
+        ("bt", {}, "text and binary mode at once"),
+        ("rr", {}, "invalid mode: 'rr'"),
+        ("rb", {"newline": "\n"}, "take a newline argument"),
+        ("rb", {"encoding": "ascii"}, "take an encoding argument"),
+    ],
+)
+def test_impossible_mode_is_an_error_that_says_why(kind, mode, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kind(0, mode, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mode_of_universal_newlines_is_still_taken(tmp_path, kind):
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\r\ntwo\r")
+    with kind(str(path), "rU") as reader:
+        assert reader.read() == "one\ntwo\n"
+
+
+def test_object_that_has_only_a_descriptor_is_read_and_closed(pipe):
+    class Nameless:
+        def fileno(self):
+            return pipe[0]
+
+        def close(self):
+            os.close(pipe[0])
+
+        def flush(self):
+            pass
+
+    owner = Nameless()
+    os.write(pipe[1], b"text")
+    os.close(pipe[1])
+    reader = FileObjectPosix(owner, "rb")
+    assert reader.read() == b"text"
+    with pytest.raises(AttributeError):
+        reader.name  # noqa: B018
+    reader.close()
+    with pytest.raises(AttributeError):
+        reader.name  # noqa: B018

@@ -45,7 +45,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "time": "perf_counter monotonic get_clock_info",
     },
     "gevent._fileobjectcommon": {
-        "gevent.fileobject": "FileObjectBase FileObjectBlock FileObjectThread",
+        "gevent.fileobject": "FileObjectBase FileObjectBlock FileObjectClosed FileObjectThread",
         "gevent.lock": "Semaphore DummySemaphore",
         "gevent.socket": "cancel_wait_ex",
         "errno": "EBADF",

@@ -236,7 +236,7 @@ class OpenDescriptor:
                  buffering: int | None = None, closefd: bool | None = None, atomic_write: bool = False) -> None:
         self.closefd = _either("closefd", closefd, "close", close, True)
         self.buffering = _either("buffering", buffering, "bufsize", bufsize, -1)
-        self.mode = _checked(mode, self.buffering, encoding, errors)
+        self.mode = _checked(mode, self.buffering, encoding, errors, newline)
         self.fobj, self.encoding, self.errors, self.newline = fobj, encoding, errors, newline
 
     def is_fd(self) -> bool:
@@ -245,9 +245,9 @@ class OpenDescriptor:
 
     def opened(self) -> Any:
         """Return the opened file of the standard library's `io`."""
-        options = {"encoding": self.encoding, "errors": self.errors, "newline": self.newline,
-                   "buffering": self.buffering}
-        return _open_blocking(self.fobj, (self.mode,), options, None, self.closefd)
+        return _open_blocking(
+            self.fobj, self.mode, self.buffering, self.encoding, self.errors, self.newline, self.closefd
+        )[0]
 
 
 # -- gevent.resolver._hostsfile -------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 in threads of the hub's pool: right for files on disks. `FileObjectBlock` blocks. `FileObject` is the one that the
 setting `fileobject` (GEVENT_FILE) chooses. Each wraps a stack of the standard library's `io`, found as `io`.
 """
+import errno as _errno
 import io as _io
 import os as _os
 import stat as _stat
@@ -42,10 +43,21 @@ _METHODS = (
 )
 
 
+_MISSING: Any = object()
+
+
+class FileObjectClosed(OSError):
+    """Raised by a file object that was closed for everything but `closed`, `name`, `io` and `close`."""
+
+    def __init__(self) -> None:
+        super().__init__(_errno.EBADF, _os.strerror(_errno.EBADF) + " (FileObject was closed)")
+
+
 class _NonBlockingRaw(_io.RawIOBase):
     """Raw input and output on a descriptor: waits by parking the greenlet where the system would block."""
 
-    def __init__(self, fd: int, readable: bool, writable: bool, name: Any, closefd: bool, owner: Any = None) -> None:
+    def __init__(self, fd: int, readable: bool, writable: bool, name: Any, closefd: bool, owner: Any = None,
+                 mode: str = "rb") -> None:
         self._fd = fd
         self._readable = readable
         self._writable = writable
@@ -53,6 +65,8 @@ class _NonBlockingRaw(_io.RawIOBase):
         # The object that the descriptor belongs to: kept alive, and closed instead of the descriptor.
         self._owner = owner
         self.name = name
+        #: As `io.FileIO` tells it, which the buffers ask.
+        self.mode = mode
         # Files on disks are always ready and cannot be polled.
         if not _stat.S_ISREG(_os.fstat(fd).st_mode):
             make_nonblocking(fd)
@@ -125,7 +139,7 @@ class _NonBlockingRaw(_io.RawIOBase):
 def _stack(raw: Any, mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None) -> Any:
     """Return buffers and text layers over *raw* as `io.open` makes them."""
     binary = "b" in mode
-    line_buffering = buffering == 1 and not binary
+    line_buffering = not binary and (buffering == 1 or (buffering == -1 and raw.isatty()))
     if buffering in (-1, 1):
         buffering = _DEFAULT_BUFFER_SIZE
     if buffering == 0 and binary:
@@ -159,9 +173,12 @@ class FileObjectBase:
 
     #: The object of the standard library's `io` that does the work.
     _io: Any = None
+    _closed = False
 
-    def __init__(self, stack: Any) -> None:
+    def __init__(self, stack: Any, name: Any = _MISSING) -> None:
         self._io = stack
+        # Kept: the name is known after closing as well.
+        self._name = getattr(stack, "name", _MISSING) if name is _MISSING else name
         for name in _METHODS:
             method = getattr(stack, name, None)
             if method is not None:
@@ -179,15 +196,32 @@ class FileObjectBase:
     @property
     def closed(self) -> bool:
         """True when it was closed."""
-        return self._io.closed
+        return self._closed or bool(self._io.closed)
+
+    @property
+    def name(self) -> Any:
+        """The path or descriptor it was made of, also after closing. Raises AttributeError if that had no name."""
+        if self._name is _MISSING or self._name is None:
+            raise AttributeError("name")
+        return self._name
 
     def close(self) -> None:
         """Flush and close. May switch."""
-        self._io.close()
+        if not self._closed:
+            self._become_closed()
+            self._io.close()
+
+    def _become_closed(self) -> None:
+        # First, so that what is called meanwhile finds it closed, as `__getattr__` says.
+        self._closed = True
+        for name in _METHODS:
+            self.__dict__.pop(name, None)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_io":
+        if name.startswith("__") or name in ("_io", "_name", "name"):
             raise AttributeError(name)
+        if self._closed:
+            raise FileObjectClosed
         return getattr(self._io, name)
 
     def __bool__(self) -> bool:
@@ -211,14 +245,15 @@ class FileObjectBase:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x} _fobj={self._io!r}{self._extra_repr()}>"
+        closed = " closed" if self.closed else ""
+        return f"<{type(self).__name__} at {id(self):#x}{closed} _fobj={self._io!r}{self._extra_repr()}>"
 
     def _extra_repr(self) -> str:
         return ""
 
 
-def _checked(mode: Any, buffering: Any, encoding: Any, errors: Any) -> str:
-    """Return *mode* in the form that `io.open` takes. Raises TypeError or ValueError as it does."""
+def _checked(mode: Any, buffering: Any, encoding: Any, errors: Any, newline: Any = None) -> str:
+    """Return *mode* without the letter U. Raises TypeError or ValueError as `io.open` does, which had U before 3.11."""
     for name, value, kind in (("mode", mode, str), ("buffering", buffering, int)):
         if not isinstance(value, kind):
             raise TypeError(f"invalid {name}: {value!r}")
@@ -226,15 +261,29 @@ def _checked(mode: Any, buffering: Any, encoding: Any, errors: Any) -> str:
         if value is not None and not isinstance(value, str):
             raise TypeError(f"invalid {name}: {value!r}")
     letters = set(mode)
-    if letters - set("axrwb+tU") or len(letters) != len(mode) or len(letters & set("axrwU")) != 1:
+    if letters - set("axrwb+tU") or len(letters) != len(mode):
         raise ValueError(f"invalid mode: {mode!r}")
-    if "t" in letters and "b" in letters:
+    if "U" in letters:
+        if letters & set("xwa+"):
+            raise ValueError("mode U cannot be combined with 'x', 'w', 'a', or '+'")
+        letters = letters - {"U"} | {"r"}
+    if {"t", "b"} <= letters:
         raise ValueError("can't have text and binary mode at once")
+    action = letters & set("axrw")
+    if len(action) > 1:
+        raise ValueError("can't have read/write/append mode at once")
+    if not action:
+        raise ValueError("must have exactly one of read/write/append mode")
     if "b" in letters:
-        for name, value in (("encoding", encoding), ("errors", errors)):
+        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
             if value is not None:
-                raise ValueError(f"binary mode doesn't take an {name} argument")
-    return mode.replace("U", "r")
+                raise ValueError(f"binary mode doesn't take {'an' if name[0] == 'e' else 'a'} {name} argument")
+    return "".join(action) + "".join(letter for letter in "b+t" if letter in letters)
+
+
+def _raw_mode(mode: str) -> str:
+    """Return the mode of `io.FileIO` below a file of *mode*."""
+    return mode[0] + "b" + ("+" if "+" in mode else "")
 
 
 class FileObjectPosix(FileObjectBase):
@@ -252,7 +301,7 @@ class FileObjectPosix(FileObjectBase):
                  buffering: int | None = None, closefd: bool | None = None) -> None:
         closefd = _either("closefd", closefd, "close", close, True)
         buffering = _either("buffering", buffering, "bufsize", bufsize, -1)
-        mode = _checked(mode, buffering, encoding, errors)
+        mode = _checked(mode, buffering, encoding, errors, newline)
         owner = None
         if hasattr(fobj, "fileno"):
             fd, name, owner = fobj.fileno(), getattr(fobj, "name", None), fobj
@@ -260,14 +309,16 @@ class FileObjectPosix(FileObjectBase):
             fd = name = fobj
         else:
             # `open` knows what a mode means for the system.
-            opened = open(fobj, mode.replace("b", "").replace("t", "") + "b", 0)
+            opened = open(fobj, _raw_mode(mode), 0)
             fd, name, owner, closefd = opened.fileno(), fobj, opened, True
-        if name is None:
-            name = fd
         readable = "r" in mode or "+" in mode
         writable = bool(set("wax+") & set(mode))
-        self.fileio = _NonBlockingRaw(fd, readable, writable, name, bool(closefd), owner)
-        super().__init__(_stack(self.fileio, mode, buffering, encoding, errors, newline))
+        if isinstance(fobj, int) and fd < 0:
+            raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
+        self.fileio = _NonBlockingRaw(
+            fd, readable, writable, fd if name is None else name, bool(closefd), owner, _raw_mode(mode)
+        )
+        super().__init__(_stack(self.fileio, mode, buffering, encoding, errors, newline), name)
 
 
 class FileObjectThread(FileObjectBase):
@@ -276,12 +327,16 @@ class FileObjectThread(FileObjectBase):
     *lock* is False for no lock, True for one of its own, or a semaphore: a buffer is not to be used by two threads.
     """
 
-    def __init__(self, fobj: Any, *args: Any, lock: Any = True, threadpool: Any = None, close: bool | None = None,
-                 bufsize: int | None = None, closefd: bool | None = None, **kwargs: Any) -> None:
+    def __init__(self, fobj: Any, mode: str = "r", bufsize: int | None = None, close: bool | None = None,
+                 encoding: str | None = None, errors: str | None = None, newline: str | None = None,
+                 buffering: int | None = None, closefd: bool | None = None, *, lock: Any = True,
+                 threadpool: Any = None) -> None:
         self.threadpool = threadpool or get_hub().threadpool
         self.lock = BoundedSemaphore(1) if lock is True else lock or None
-        self._closefd = _either("closefd", closefd, "close", close, True)
-        super().__init__(_open_blocking(fobj, args, kwargs, bufsize, self._closefd))
+        self._closefd = bool(_either("closefd", closefd, "close", close, True))
+        buffering = _either("buffering", buffering, "bufsize", bufsize, -1)
+        stack, name, self._owner = _open_blocking(fobj, mode, buffering, encoding, errors, newline, self._closefd)
+        super().__init__(stack, name)
 
     def _extra_repr(self) -> str:
         return f" threadpool={self.threadpool!r}"
@@ -297,32 +352,56 @@ class FileObjectThread(FileObjectBase):
 
     def close(self) -> None:
         """Flush and close, in a thread. Switches."""
-        if self._io.closed:
+        if self.closed:
             return
+        self._become_closed()
         self._apply(self._io.flush)
         if self._closefd:
             self._apply(self._io.close)
+            if self._owner is not None:
+                self._owner.close()
 
 
 class FileObjectBlock(FileObjectBase):
     """A file object that blocks the thread; for tests."""
 
-    def __init__(self, fobj: Any, *args: Any, close: bool | None = None, bufsize: int | None = None,
-                 closefd: bool | None = None, **kwargs: Any) -> None:
-        closefd = _either("closefd", closefd, "close", close, True)
-        super().__init__(_open_blocking(fobj, args, kwargs, bufsize, bool(closefd)))
+    def __init__(self, fobj: Any, mode: str = "r", bufsize: int | None = None, close: bool | None = None,
+                 encoding: str | None = None, errors: str | None = None, newline: str | None = None,
+                 buffering: int | None = None, closefd: bool | None = None) -> None:
+        self._closefd = bool(_either("closefd", closefd, "close", close, True))
+        buffering = _either("buffering", buffering, "bufsize", bufsize, -1)
+        stack, name, self._owner = _open_blocking(fobj, mode, buffering, encoding, errors, newline, self._closefd)
+        super().__init__(stack, name)
+
+    def close(self) -> None:
+        """Flush and close. Blocks."""
+        if self.closed:
+            return
+        self._become_closed()
+        self._io.flush()
+        if self._closefd:
+            self._io.close()
+            if self._owner is not None:
+                self._owner.close()
 
 
-def _open_blocking(fobj: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bufsize: int | None,
-                   closefd: bool) -> Any:
+def _open_blocking(fobj: Any, mode: str, buffering: int, encoding: str | None, errors: str | None,
+                   newline: str | None, closefd: bool) -> tuple[Any, Any, Any]:
+    """Return an object of `io` on *fobj*, its name, and the object that the descriptor belongs to, if any."""
+    mode = _checked(mode, buffering, encoding, errors, newline)
     if hasattr(fobj, "read") or hasattr(fobj, "write"):
         # Already a file object: it is used as it is.
-        return fobj
-    if bufsize is not None:
-        kwargs["buffering"] = bufsize
-    if isinstance(fobj, int):
-        kwargs["closefd"] = closefd
-    return open(fobj, *args, **kwargs)
+        return fobj, getattr(fobj, "name", None), None
+    owner = None
+    name = fobj
+    if hasattr(fobj, "fileno"):
+        owner, name = fobj, getattr(fobj, "name", None)
+        raw = _io.FileIO(fobj.fileno(), _raw_mode(mode), closefd=False)
+    elif isinstance(fobj, int):
+        raw = _io.FileIO(fobj, _raw_mode(mode), closefd=closefd)
+    else:
+        raw = _io.FileIO(fobj, _raw_mode(mode))
+    return _stack(raw, mode, buffering, encoding, errors, newline), name, owner
 
 
 def __getattr__(name: str) -> Any:
