@@ -117,3 +117,8 @@ def test_selector_lets_others_run(pair):
         other = gevent.spawn(lambda: "ran")
         selector.select(0.01)
         assert other.value == "ran"
+
+
+def test_select_of_what_has_no_descriptor_is_a_type_error():
+    with pytest.raises(TypeError, match="must be an int, or have a fileno"):
+        select.select(["hello"], [], [], 0)

@@ -5,6 +5,7 @@ import sys
 import gevent
 import pytest
 from gevent import subprocess
+from gevent.subprocess import PIPE, Popen
 
 ECHO = [sys.executable, "-c", "import sys; sys.stdout.write(sys.stdin.read().upper())"]
 
@@ -80,3 +81,29 @@ def test_signal_ends_the_process():
 
 def test_output_of_a_shell_command():
     assert subprocess.getstatusoutput("echo text; exit 2") == (2, "text")
+
+
+def test_leaving_the_block_ends_readers_that_communicate_left_behind():
+    with Popen(["sleep", "60"], stdout=PIPE, stderr=PIPE) as process:
+        communicating = gevent.spawn(process.communicate)
+        gevent.sleep(0.01)
+        communicating.kill()
+        process.kill()
+    assert process.stdout.closed and process.stderr.closed
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_leaving_the_block_closes_a_pipe_that_another_greenlet_reads():
+    process = Popen(["sleep", "60"], stdout=PIPE)
+    reader = gevent.spawn(process.stdout.read)
+    gevent.sleep(0.01)
+    process.kill()
+    process.__exit__(None, None, None)
+    reader.kill()
+    assert process.stdout.closed
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_input_without_a_pipe_for_it_is_ignored():
+    process = Popen(["echo", "text"], stdout=PIPE)
+    assert process.communicate(b"nobody reads this") == (b"text\n", None)

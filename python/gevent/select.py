@@ -40,6 +40,12 @@ def _fileno(fileobj: Any) -> int:
     return fd
 
 
+def _selectable(fileobj: Any) -> int:
+    if not (isinstance(fileobj, int) or hasattr(fileobj, "fileno")):
+        raise TypeError(f"argument must be an int, or have a fileno() method, not {fileobj!r}")
+    return _fileno(fileobj)
+
+
 def _wait_for_any(interest: dict[int, int], timeout: float | None) -> None:
     """Wait until a descriptor of *interest* may be ready, for at most *timeout* seconds. Switches."""
     if not interest:
@@ -93,9 +99,9 @@ def select(rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any],
     """
     if timeout is not None and timeout < 0:
         raise ValueError("timeout must be non-negative")
-    readers = [(_fileno(obj), obj) for obj in rlist]
-    writers = [(_fileno(obj), obj) for obj in wlist]
-    exceptional = [(_fileno(obj), obj) for obj in xlist]
+    readers = [(_selectable(obj), obj) for obj in rlist]
+    writers = [(_selectable(obj), obj) for obj in wlist]
+    exceptional = [(_selectable(obj), obj) for obj in xlist]
     interest: dict[int, int] = {}
     for wanted, event in ((readers, _IN), (writers, _OUT), (exceptional, _PRI)):
         for fd, _ in wanted:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gevent import os as _gevent_os
 from gevent._greenrust import AsyncResult, Greenlet, get_hub, getcurrent, sleep
-from gevent.fileobject import FileObjectPosix
+from gevent.fileobject import FileObject, FileObjectPosix  # noqa: F401 (FileObject: under this name in gevent)
 from gevent.hub import wait as _wait_for
 
 __implements__ = ["Popen", "call", "check_call", "check_output", "run", "getoutput", "getstatusoutput"]
@@ -58,7 +58,8 @@ class Popen(_StdlibPopen):
         self.result: Any = AsyncResult()
         self._loop = get_hub().loop
         self._links: dict[Any, Any] = {}
-        self._workers: dict[str, Any] | None = None
+        # Those that `communicate` started, None before it was called.
+        self._communicating_greenlets: list[Any] | None = None
         self._collected: dict[str, list[Any]] = {}
         super().__init__(args, *arguments, **options)
 
@@ -173,22 +174,20 @@ class Popen(_StdlibPopen):
 
         Raises TimeoutExpired, with the output so far, when *timeout* seconds are over first; it can be called again.
         """
-        if self._workers is None:
-            if input and self.stdin is None:
-                raise ValueError("Cannot send input: stdin is not a pipe")
-            self._workers = {}
+        if self._communicating_greenlets is None:
+            self._communicating_greenlets = []
             if self.stdin is not None:
-                self._workers["stdin"] = Greenlet.spawn(self._feed, input)
+                self._communicating_greenlets.append(Greenlet.spawn(self._feed, input))
             for name in ("stdout", "stderr"):
                 if getattr(self, name) is not None:
-                    self._workers[name] = Greenlet.spawn(self._collect, name)
+                    self._communicating_greenlets.append(Greenlet.spawn(self._collect, name))
         elif input:
             raise ValueError("Cannot send input after starting communication")
-        waiting = [*self._workers.values(), self]
+        waiting = [*self._communicating_greenlets, self]
         done = _wait_for(waiting, timeout)
-        for worker in self._workers.values():
-            if worker.ready():
-                worker.get()
+        for greenlet in self._communicating_greenlets:
+            if greenlet.ready():
+                greenlet.get()
         if len(done) != len(waiting):
             raise TimeoutExpired(
                 self.args,
@@ -199,13 +198,18 @@ class Popen(_StdlibPopen):
         return self._output("stdout"), self._output("stderr")
 
     def __exit__(self, t: Any, v: Any, tb: Any) -> None:
-        if self._workers is not None:
+        if self._communicating_greenlets is not None:
             # Those that read must not be left behind, holding what is closed here.
-            for worker in self._workers.values():
-                worker.kill()
+            for greenlet in self._communicating_greenlets:
+                greenlet.kill()
         for stream in (self.stdout, self.stderr):
             if stream is not None:
-                stream.close()
+                try:
+                    stream.close()
+                except RuntimeError:
+                    # A greenlet of the program is in the buffer, which refuses; the descriptor below can be closed,
+                    # and that wakes it.
+                    stream.fileio.close()
         try:
             if self.stdin is not None:
                 self.stdin.close()
