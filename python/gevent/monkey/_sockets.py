@@ -90,7 +90,10 @@ class EarlySocket(_Native):
         """Return the time-out in seconds."""
         return _timeouts.get(self)
 
-    timeout = property(gettimeout)
+    @property
+    def timeout(self) -> float | None:
+        """The time-out in seconds."""
+        return self.gettimeout()
 
     def setblocking(self, flag: bool) -> None:
         """Set the time-out to none or zero."""
