@@ -1,6 +1,8 @@
 """StreamServer."""
+import gc
 import socket as native
 import time
+import warnings
 
 import gevent
 import pytest
@@ -160,3 +162,14 @@ def test_nothing_is_accepted_when_a_greenlet_that_wakes_at_the_same_time_closes_
         gevent.sleep(0)
         gevent.sleep(0.001)
     assert handled == []
+
+
+@pytest.mark.ours_only("the real one leaves the socket to the garbage collector")
+@pytest.mark.parametrize(("port", "arguments"), [(99999, {}), (0, {"backlog": "many"})])
+def test_listener_that_cannot_be_made_is_closed(port, arguments):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises((OverflowError, TypeError)):
+            StreamServer(("127.0.0.1", port), print, **arguments).start()
+        gc.collect()
+    assert not caught

@@ -23,9 +23,9 @@ def _bound(address: Any, kind: int, family: int, reuse_addr: int | None, reuse_p
         if reuse_port:
             listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
         listener.bind(address)
-    except OSError as error:
+    except BaseException as error:
         listener.close()
-        if error.strerror is not None:
+        if isinstance(error, OSError) and error.strerror is not None:
             error.strerror = f"{error.strerror}: {address!r}"
         raise
     return listener
@@ -34,7 +34,11 @@ def _bound(address: Any, kind: int, family: int, reuse_addr: int | None, reuse_p
 def listen(address: Any, backlog: int, family: int, reuse_addr: int | None, reuse_port: bool = False) -> socket:
     """Return a socket bound to *address* that listens and does not block."""
     listener = _bound(address, _socket.SOCK_STREAM, family, reuse_addr, reuse_port)
-    listener.listen(backlog)
+    try:
+        listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
 
