@@ -8,7 +8,9 @@ from implementation import run_script
 pytestmark = pytest.mark.ours_only("the guides describe what the real gevent does not have")
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDES = ("docs/asyncio.md", "docs/dns.md", "docs/pywsgi.md", "docs/taskgroup.md", "docs/websocket.md")
+GUIDES = (
+    "docs/asyncio.md", "docs/dns.md", "docs/monitoring.md", "docs/pywsgi.md", "docs/taskgroup.md", "docs/websocket.md",
+)
 
 PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTS = re.compile(r"# prints: (.*)$", re.MULTILINE)

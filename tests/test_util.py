@@ -297,3 +297,73 @@ class TestWrapErrors:
         assert str(wrapped) == str(raise_value_error)
         assert wrapped.__name__ == "raise_value_error"
         assert wrapped.__code__ is raise_value_error.__code__
+
+
+class TestOnSignal:
+    PROGRAM = """
+        import os, signal, sys, threading
+        import gevent
+        from gevent import event, util
+        class Stream:
+            # Standard error that says when a report is over.
+            def __init__(self, over):
+                self.over = over
+                self.write = sys.stderr.write
+            def flush(self):
+                self.over()
+        never = event.Event()
+        def waits_for_ever():
+            never.wait()
+        g = gevent.spawn(waits_for_ever)
+        g.name = "the waiting one"
+        def send():
+            os.kill(os.getpid(), signal.SIGQUIT)
+    """
+
+    @pytest.mark.ours_only("gevent has no print_run_info_on_signal")
+    def test_shows_greenlets_and_waits_while_the_main_thread_is_in_the_hub(self):
+        result = run_script(self.PROGRAM + """
+        sleeps = gevent.spawn(gevent.sleep, 1000)
+        over = event.Event()
+        util.print_run_info_on_signal(file=Stream(over.set))
+        threading.Timer(0.2, send).start()
+        over.wait()
+        print("went on")
+        """)
+        assert result.stdout == "went on\n"
+        assert '"the waiting one"' in result.stderr
+        assert "in waits_for_ever" in result.stderr
+        assert "waits for Event at 0x" in result.stderr
+        assert "waits for a timer (sleep)" in result.stderr
+
+    @pytest.mark.ours_only("gevent has no print_run_info_on_signal")
+    def test_shows_where_a_busy_loop_is(self):
+        result = run_script(self.PROGRAM + """
+        stop = []
+        def busy_loop():
+            while not stop:
+                pass
+        gevent.sleep(0)
+        util.print_run_info_on_signal(file=Stream(lambda: stop.append(1)))
+        threading.Timer(0.2, send).start()
+        busy_loop()
+        print("went on")
+        """)
+        assert result.stdout == "went on\n"
+        assert "in busy_loop" in result.stderr
+        assert "waits for Event at 0x" in result.stderr
+
+    @pytest.mark.ours_only("gevent has no print_run_info_on_signal")
+    def test_an_error_of_the_report_does_not_reach_the_program(self):
+        result = run_script(self.PROGRAM + """
+        class Bad(gevent.Greenlet):
+            def __repr__(self):
+                raise ValueError("no text")
+        bad = Bad.spawn(never.wait)
+        gevent.sleep(0)
+        util.print_run_info_on_signal()
+        send()
+        print("went on")
+        """)
+        assert result.stdout == "went on\n"
+        assert "ValueError: no text" in result.stderr

@@ -1,5 +1,6 @@
 """What a running program is doing, as text: its threads, and the trees of its greenlets."""
 import pprint
+import signal
 import sys
 import threading
 import traceback
@@ -7,11 +8,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from gevent._greenrust import get_reachable_greenlets, getcurrent, greenlet, running_thread
+from gevent._greenrust import get_hub_if_exists, get_reachable_greenlets, getcurrent, greenlet, running_thread
 from gevent.local import all_local_dicts_for_greenlet
 from gevent.monkey.api import get_original
 
-__all__ = ["GreenletTree", "format_run_info", "print_run_info"]
+__all__ = ["GreenletTree", "format_run_info", "print_run_info", "print_run_info_on_signal"]
 
 #: A line of a tree: whether it is a detail of the greenlet (else the head of a child), and the text.
 _Row = tuple[bool, str]
@@ -249,9 +250,22 @@ def _greenlet_lines(greenlet_stacks: bool, limit: int | None) -> Iterator[str]:
         yield from tree.format_lines({"running_stacks": greenlet_stacks, "running_stack_limit": limit})
 
 
+def _wait_lines() -> Iterator[str]:
+    """Yield who waits for what, of the calling thread's greenlets."""
+    hub = get_hub_if_exists()
+    waits = "" if hub is None else hub.describe_waiters()
+    if waits:
+        yield "*" * 80
+        yield "* Waits of this thread's greenlets"
+        yield "*" * 80
+        yield from waits.splitlines()
+
+
 def format_run_info(thread_stacks: bool = True, greenlet_stacks: bool = True, limit: int | None = None,
                     current_thread_ident: int | None = None) -> list[str]:
     """Return lines that show all threads and greenlets of the process. The text is meant for people and may change.
+
+    At the end stands what each waiting greenlet of the calling thread waits for, which gevent does not show.
 
     *thread_stacks* and *greenlet_stacks* show stacks, at most *limit* frames of each (None: all). The stacks on which
     greenlets were spawned are always shown. *current_thread_ident* is the thread to be marked as the current one.
@@ -261,6 +275,7 @@ def format_run_info(thread_stacks: bool = True, greenlet_stacks: bool = True, li
     return [
         *_thread_lines(thread_stacks, limit, current_thread_ident),
         *_greenlet_lines(greenlet_stacks, limit),
+        *_wait_lines(),
     ]
 
 
@@ -269,3 +284,27 @@ def print_run_info(thread_stacks: bool = True, greenlet_stacks: bool = True, lim
     """Print what `format_run_info` returns to *file* (standard error by default)."""
     lines = format_run_info(thread_stacks=thread_stacks, greenlet_stacks=greenlet_stacks, limit=limit)
     print("\n".join(lines), file=sys.stderr if file is None else file)
+
+
+def print_run_info_on_signal(signum: int = signal.SIGQUIT, file: Any = None) -> Any:
+    """Have the process print what `format_run_info` returns whenever it gets the signal *signum*, and go on.
+
+    *file* is what it is printed to (the process's own standard error by default). Returns the handler before, as
+    `signal.signal` does. To be called in the main thread, else raises ValueError. Does not switch.
+
+    The handler runs in the main thread: while that waits in a hub, too, and in a loop of Python code, but not while it
+    is in C code that does not return to the interpreter. gevent has no such function.
+    """
+
+    def show(_signum: int, _frame: FrameType | None) -> None:
+        stream = sys.__stderr__ if file is None else file
+        if stream is None:
+            return
+        try:
+            print_run_info(file=stream)
+            stream.flush()
+        except Exception:
+            # What the main thread does at the moment is not to fail for the report of it.
+            traceback.print_exc(file=stream)
+
+    return get_original("signal", "signal")(signum, show)

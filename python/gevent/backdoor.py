@@ -161,8 +161,13 @@ class BackdoorServer(StreamServer):
             conn.close()
 
 
+def _main(arguments: list[str]) -> None:
+    if not arguments:
+        sys.exit("usage: python -m gevent.backdoor [HOST:]PORT [BANNER]")
+    host, _, port = arguments[0].rpartition(":")
+    banner = arguments[1] if len(arguments) > 1 else None
+    BackdoorServer((host or "127.0.0.1", int(port)), banner=banner).serve_forever()
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} [host:]port [banner]")
-    host, _, port = sys.argv[1].rpartition(":")
-    BackdoorServer((host or "127.0.0.1", int(port)), banner=sys.argv[2] if len(sys.argv) > 2 else None).serve_forever()
+    _main(sys.argv[1:])

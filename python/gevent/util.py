@@ -6,12 +6,13 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from gevent._greenrust import get_hub
-from gevent._run_info import GreenletTree, format_run_info, print_run_info
+from gevent._run_info import GreenletTree, format_run_info, print_run_info, print_run_info_on_signal
 from gevent._tracer import GreenletTracer, HubSwitchTracer, MaxSwitchTracer
 
 __all__ = [
     "format_run_info",
     "print_run_info",
+    "print_run_info_on_signal",
     "GreenletTree",
     "wrap_errors",
     "assert_switches",
