@@ -5,6 +5,7 @@
 #   make test                        everything that must pass
 #   make fuzz                        the fuzz targets, for some seconds each
 #   make test-browser                the chat example in headless Chromium, which is installed
+#   make test-stdlib                 CPython's own tests of what is patched, patched; SET=quick for those of a few seconds
 #   make test-clients                database drivers, message queues, celery, locust ... with real servers
 #   make shim                        a wheel named gevent that stands for this one: see README.md
 #   PYTHON=python3.13 make test      the same on another interpreter
@@ -35,7 +36,7 @@ export PYO3_PYTHON := $(abspath $(bin))/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check-rust check-source test-python install stubtest test-real test-greenrust test-programs
-.PHONY: check-types test-browser test-clients fuzz shim clean
+.PHONY: check-types test-browser test-clients test-stdlib fuzz shim clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p; /^#   PYTHON/s/^#   //p' Makefile
@@ -67,6 +68,11 @@ check-types: install
 	@# The examples teach gevent, without annotations of their own.
 	find examples -name '*.py' -print0 | xargs -0 -n 1 $(bin)/python -m mypy --config-file= --strict \
 	    --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs
+
+# CPython's own tests under gevent.monkey; tests/expectations.toml has what may fail.
+SET ?= all
+test-stdlib: install
+	$(bin)/python scripts/run_stdlib_tests.py --set $(SET)
 
 # Each target of fuzz/ for some seconds; `scripts/fuzz --seconds 3600 TARGET` goes on for longer.
 fuzz:

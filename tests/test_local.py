@@ -108,3 +108,14 @@ def test_values_end_with_the_local():
     del storage
     gc.collect()
     assert reference() is None
+
+
+def test_missing_attribute_is_named_with_the_class():
+    class Mine(local):
+        pass
+
+    with pytest.raises(AttributeError, match=r"^'Mine' object has no attribute 'color'$") as caught:
+        Mine().color  # noqa: B018
+    assert caught.value.name == "color"
+    with pytest.raises(AttributeError, match=r"local' object has no attribute 'color'$"):
+        local().color  # noqa: B018

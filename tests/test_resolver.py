@@ -64,8 +64,9 @@ class NameServer:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def questions(self, name):
-        """Return the kinds of record for which `name` was asked for, in order."""
-        return re.findall(rf"(?:query|auth)\[(\w+)\] {re.escape(name)} from", self.log.read_text())
+        """Return the kinds of record for which `name`, in whatever case, was asked for, in order."""
+        asked = rf"(?:query|auth)\[(\w+)\] {re.escape(name)} from"
+        return re.findall(asked, self.log.read_text(), re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,19 @@ def test_selector_lets_others_run(pair):
         assert other.value == "ran"
 
 
-def test_select_of_what_has_no_descriptor_is_a_type_error():
-    with pytest.raises(TypeError, match="must be an int, or have a fileno"):
-        select.select(["hello"], [], [], 0)
+@pytest.mark.parametrize("thing", (None, "x", object()), ids=repr)
+def test_what_has_no_descriptor_is_refused(thing):
+    for arguments in (([thing], [], []), ([], [thing], []), ([], [], [thing])):
+        with pytest.raises(TypeError):
+            select.select(*arguments, 0)
+    # CPython's raises TypeError: ours is both.
+    with pytest.raises(ValueError) as caught:
+        select.poll().register(thing)
+    assert repr(thing) in str(caught.value)
+
+
+@pytest.mark.ours_only("the real gevent waits for ever, or fails in C")
+@pytest.mark.parametrize("timeout", (1 << 31, 1 << 64, float("inf")))
+def test_poll_refuses_times_that_are_no_c_int(timeout):
+    with pytest.raises(OverflowError, match="too large"):
+        select.poll().poll(timeout)

@@ -107,3 +107,28 @@ def test_leaving_the_block_closes_a_pipe_that_another_greenlet_reads():
 def test_input_without_a_pipe_for_it_is_ignored():
     process = Popen(["echo", "text"], stdout=PIPE)
     assert process.communicate(b"nobody reads this") == (b"text\n", None)
+
+
+def test_bufsize_is_the_size_of_the_buffer():
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.close()"], stdin=subprocess.PIPE,
+                          bufsize=1 << 20) as process:
+        process.wait()
+        # It stays in the buffer, so the broken pipe is noticed when it is flushed.
+        process.stdin.write(b"x" * 500_000)
+        with pytest.raises(BrokenPipeError):
+            process.stdin.flush()
+        with pytest.raises(BrokenPipeError):
+            process.stdin.close()
+
+
+@pytest.mark.ours_only("gevent gives the second program a pipe that does not block, and its reading fails")
+def test_output_of_one_program_is_the_input_of_another():
+    # The reader starts reading while there is nothing yet.
+    reader = [sys.executable, "-c", "import os; print('ready', flush=True); print(os.read(0, 100))"]
+    with subprocess.Popen(ECHO, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        with subprocess.Popen(reader, stdin=first.stdout, stdout=subprocess.PIPE) as second:
+            assert second.stdout.readline() == b"ready\n"
+            gevent.sleep(0.05)
+            first.stdin.write(b"text")
+            first.stdin.close()
+            assert second.stdout.read() == b"b'TEXT'\n"

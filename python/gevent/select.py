@@ -24,7 +24,12 @@ error = OSError
 _native_poll = _stdlib.poll
 _native_epoll = _stdlib.epoll
 _IN, _OUT, _PRI = _stdlib.POLLIN, _stdlib.POLLOUT, _stdlib.POLLPRI
+_INT_MAX = (1 << 31) - 1
 _ERR, _HUP, _NVAL = _stdlib.POLLERR, _stdlib.POLLHUP, _stdlib.POLLNVAL
+
+
+class _NoDescriptorError(TypeError, ValueError):
+    """What was given is no descriptor and has none: a TypeError for CPython, a ValueError for gevent."""
 
 
 def _fileno(fileobj: Any) -> int:
@@ -32,18 +37,15 @@ def _fileno(fileobj: Any) -> int:
         fd = fileobj
     else:
         try:
-            fd = int(fileobj.fileno())
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+            method = fileobj.fileno
+        except AttributeError:
+            raise _NoDescriptorError(f"argument must be an int, or have a fileno() method: {fileobj!r}") from None
+        fd = method()
+        if not isinstance(fd, int):
+            raise _NoDescriptorError(f"fileno() of {fileobj!r} returned {fd!r}, which is not an integer")
     if fd < 0:
         raise ValueError(f"Invalid file descriptor: {fd}")
     return fd
-
-
-def _selectable(fileobj: Any) -> int:
-    if not (isinstance(fileobj, int) or hasattr(fileobj, "fileno")):
-        raise TypeError(f"argument must be an int, or have a fileno() method, not {fileobj!r}")
-    return _fileno(fileobj)
 
 
 def _wait_for_any(interest: dict[int, int], timeout: float | None) -> None:
@@ -99,9 +101,9 @@ def select(rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any],
     """
     if timeout is not None and timeout < 0:
         raise ValueError("timeout must be non-negative")
-    readers = [(_selectable(obj), obj) for obj in rlist]
-    writers = [(_selectable(obj), obj) for obj in wlist]
-    exceptional = [(_selectable(obj), obj) for obj in xlist]
+    readers = [(_fileno(obj), obj) for obj in rlist]
+    writers = [(_fileno(obj), obj) for obj in wlist]
+    exceptional = [(_fileno(obj), obj) for obj in xlist]
     interest: dict[int, int] = {}
     for wanted, event in ((readers, _IN), (writers, _OUT), (exceptional, _PRI)):
         for fd, _ in wanted:
@@ -148,8 +150,11 @@ class poll:
     def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
         """Return pairs of descriptor and events, waiting for at most *timeout* milliseconds. Switches.
 
-        None and negative times wait without limit. A closed descriptor has the event POLLNVAL.
+        None and negative times wait without limit. A closed descriptor has the event POLLNVAL. Raises OverflowError for
+        times that are no C int.
         """
+        if timeout is not None and not -_INT_MAX <= timeout <= _INT_MAX:
+            raise OverflowError(f"timeout is too large: {timeout!r} milliseconds, at most {_INT_MAX}")
         seconds = None if timeout is None or timeout < 0 else timeout / 1000.0
         return _poll_until_ready(self._native, self.fds, seconds)
 

@@ -27,17 +27,21 @@ CompletedProcess = _stdlib.CompletedProcess
 _StdlibPopen = _stdlib.Popen
 
 
-def _cooperative(stream: Any) -> Any:
-    """Return a file object like *stream*, which the standard library made for a pipe, whose waiting switches."""
+def _cooperative(stream: Any, bufsize: int) -> Any:
+    """Return a file object like *stream*, which the standard library made for a pipe, whose waiting switches.
+
+    *bufsize* is that of `Popen`; from 2 on the size of the buffer in bytes.
+    """
     if stream is None:
         return None
     text: dict[str, Any] = {}
     mode = "w" if stream.writable() else "r"
-    buffering = -1
+    buffering = bufsize if bufsize > 1 else -1
     if isinstance(stream, _io.TextIOWrapper):
         text = {"encoding": stream.encoding, "errors": stream.errors}
         # What is written for a program that answers must not stay in the text layer.
-        buffering = 1 if stream.line_buffering else -1
+        if stream.line_buffering:
+            buffering = 1
         stream = stream.detach()
     else:
         mode += "b"
@@ -54,21 +58,30 @@ class Popen(_StdlibPopen):
     *threadpool* is accepted for gevent's sake and not used.
     """
 
-    def __init__(self, args: Any, *arguments: Any, threadpool: Any = None, **options: Any) -> None:
+    def __init__(self, args: Any, bufsize: Any = -1, *arguments: Any, threadpool: Any = None, **options: Any) -> None:
         self.result: Any = AsyncResult()
         self._loop = get_hub().loop
         self._links: dict[Any, Any] = {}
         # Those that `communicate` started, None before it was called.
         self._communicating_greenlets: list[Any] | None = None
         self._collected: dict[str, list[Any]] = {}
-        super().__init__(args, *arguments, **options)
+        self._bufsize = bufsize if isinstance(bufsize, int) else -1
+        super().__init__(args, bufsize, *arguments, **options)
+
+    def _get_handles(self, stdin: Any, stdout: Any, stderr: Any) -> Any:
+        # Whether a pipe blocks is shared with the program that gets it, and one that reads from the output of another
+        # does not expect that it must wait by itself.
+        for stream in (stdin, stdout, stderr):
+            if isinstance(stream, FileObjectPosix):
+                _os.set_blocking(stream.fileno(), True)
+        return super()._get_handles(stdin, stdout, stderr)
 
     def _execute_child(self, *args: Any, **kwargs: Any) -> None:
         super()._execute_child(*args, **kwargs)
         _gevent_os._watch_child(self.pid, self._on_child, self._loop, ref=True)
-        self.stdin = _cooperative(self.stdin)
-        self.stdout = _cooperative(self.stdout)
-        self.stderr = _cooperative(self.stderr)
+        self.stdin = _cooperative(self.stdin, self._bufsize)
+        self.stdout = _cooperative(self.stdout, self._bufsize)
+        self.stderr = _cooperative(self.stderr, self._bufsize)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} pid={self.pid!r} returncode={self.returncode!r}>"

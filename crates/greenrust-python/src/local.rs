@@ -285,6 +285,11 @@ impl PyLocal {
         }
     }
 
+    /// Called after `__getattribute__` has found nothing: without it, PyO3's own error says only the name.
+    fn __getattr__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Err(missing(&slf.get_type(), name))
+    }
+
     fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let class = slf.get_type();
