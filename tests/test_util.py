@@ -367,3 +367,23 @@ class TestOnSignal:
         """)
         assert result.stdout == "went on\n"
         assert "ValueError: no text" in result.stderr
+
+    @pytest.mark.ours_only("gevent has no GEVENT_RUN_INFO_SIGNAL")
+    @pytest.mark.parametrize("name", ["SIGQUIT", "quit", "SIGUSR1"])
+    def test_the_environment_can_turn_it_on(self, name):
+        result = run_script("""
+            import os, signal, sys
+            import gevent
+            name = os.environ["GEVENT_RUN_INFO_SIGNAL"].upper()
+            os.kill(os.getpid(), getattr(signal, "SIG" + name.removeprefix("SIG")))
+            print("went on")
+        """, env={"GEVENT_RUN_INFO_SIGNAL": name})
+        assert result.stdout == "went on\n"
+        assert "* Greenlets" in result.stderr
+
+    @pytest.mark.ours_only("gevent has no GEVENT_RUN_INFO_SIGNAL")
+    def test_the_environment_must_name_a_signal(self):
+        result = run_script("import gevent", env={"GEVENT_RUN_INFO_SIGNAL": "SIG_IGN"}, check=False)
+        assert result.returncode != 0
+        assert "ValueError: GEVENT_RUN_INFO_SIGNAL must be the name of a signal" in result.stderr
+        assert "'SIG_IGN'" in result.stderr

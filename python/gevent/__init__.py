@@ -6,6 +6,7 @@ which `gevent.monkey` makes the standard library wait by switching.
 import sys
 import warnings
 from collections.abc import Callable
+from os import environ as _environ
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from gevent import event, lowlevel  # noqa: F401 (`gevent.event` is there without an import of its own)
@@ -108,3 +109,8 @@ def _register_lowlevel() -> None:
 
 _register_lowlevel()
 AliasFinder.install()
+
+if _environ.get("GEVENT_RUN_INFO_SIGNAL"):
+    from gevent._run_info import print_run_info_as_configured as _print_run_info_as_configured
+
+    _print_run_info_as_configured(_environ["GEVENT_RUN_INFO_SIGNAL"])

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -308,3 +309,18 @@ def print_run_info_on_signal(signum: int = signal.SIGQUIT, file: Any = None) -> 
             traceback.print_exc(file=stream)
 
     return get_original("signal", "signal")(signum, show)
+
+
+def print_run_info_as_configured(signal_name: str) -> None:
+    """Do what the environment variable GEVENT_RUN_INFO_SIGNAL asks for, with its value: ``SIGQUIT``, ``QUIT``, ...
+
+    Raises ValueError if there is no such signal. Warns when it is not called in the main thread.
+    """
+    name = signal_name.strip().upper()
+    signum = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
+    if not isinstance(signum, signal.Signals):
+        raise ValueError(f"GEVENT_RUN_INFO_SIGNAL must be the name of a signal such as SIGQUIT, not {signal_name!r}")
+    try:
+        print_run_info_on_signal(signum)
+    except (ValueError, OSError) as error:
+        warnings.warn(f"GEVENT_RUN_INFO_SIGNAL={signal_name} has no effect: {error}", RuntimeWarning, stacklevel=2)
