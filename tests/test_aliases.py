@@ -12,7 +12,7 @@ PRIVATE_NAMES = {
     "gevent._hub_local": "get_hub_class get_hub_if_exists get_hub set_hub get_loop",
     "gevent._config": "validate_bool Loop config",
     "gevent._fileobjectcommon": "OpenDescriptor FileObjectBlock cancel_wait_ex",
-    "gevent._fileobjectposix": "FileObjectPosix",
+    "gevent._fileobjectposix": "FileObjectPosix GreenOpenDescriptor",
     "gevent._patcher": "MAPPING",
     "gevent._socketcommon": "wait_read EWOULDBLOCK cancel_wait_ex AF_INET",
     "gevent._socket3": "socket EBADF",

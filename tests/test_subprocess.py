@@ -1,6 +1,7 @@
 """Child processes that are waited for by greenlets."""
 import signal
 import sys
+import threading
 
 import gevent
 import pytest
@@ -132,3 +133,12 @@ def test_output_of_one_program_is_the_input_of_another():
             first.stdin.write(b"text")
             first.stdin.close()
             assert second.stdout.read() == b"b'TEXT'\n"
+
+
+@pytest.mark.ours_only("the real one refuses with TypeError outside the main thread")
+def test_process_can_be_waited_for_in_any_thread():
+    statuses = []
+    thread = threading.Thread(target=lambda: statuses.append(subprocess.call(["sh", "-c", "exit 7"])))
+    thread.start()
+    gevent.get_hub().threadpool.apply(thread.join)
+    assert statuses == [7]

@@ -61,7 +61,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "io": "BytesIO DEFAULT_BUFFER_SIZE FileIO RawIOBase UnsupportedOperation",
         "os": "_read=read _write=write _close=close",
         _NATIVE: "get_hub",
-        _HERE: "reraise OpenDescriptor",
+        _HERE: "reraise OpenDescriptor GreenOpenDescriptor",
     },
     "gevent._greenlet_primitives": {
         _NATIVE: "getcurrent SwitchOutGreenletWithLoop=greenlet get_reachable_greenlets",

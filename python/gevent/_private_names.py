@@ -12,7 +12,7 @@ from typing import Any
 
 from gevent import _greenrust
 from gevent import socket as _socket
-from gevent.fileobject import _checked, _either, _open_blocking
+from gevent.fileobject import FileObjectPosix, _checked, _either, _open_blocking
 
 __all__: list[str] = []
 
@@ -248,6 +248,15 @@ class OpenDescriptor:
         return _open_blocking(
             self.fobj, self.mode, self.buffering, self.encoding, self.errors, self.newline, self.closefd
         )[0]
+
+
+class GreenOpenDescriptor(OpenDescriptor):
+    """What `gevent.fileobject.FileObjectPosix` is made of."""
+
+    def opened(self) -> Any:
+        """Return the opened file of the standard library's `io`, on a descriptor that was made non-blocking."""
+        return FileObjectPosix(self.fobj, self.mode, self.buffering, None, self.encoding, self.errors, self.newline,
+                               closefd=self.closefd).io
 
 
 # -- gevent.resolver._hostsfile -------------------------------------------------------------------------------
