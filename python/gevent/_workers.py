@@ -202,8 +202,10 @@ class Supervisor:
             self.work(ended, lambda: its.sendall(b"+"))
             code = 0
         except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-            if code and not isinstance(error.code, int):
+            # As the interpreter does it.
+            if error.code is None or isinstance(error.code, int):
+                code = error.code or 0
+            else:
                 sys.stderr.write(f"{error.code}\n")
         except BaseException:
             traceback.print_exc()
