@@ -181,8 +181,8 @@ class PeriodicMonitoringThread:
                 functions = self.monitoring_functions()
                 thread_sleep(self.calculate_sleep_time())
                 hub = self.hub
-                # A hub that has not begun to run is false, and yet there: greenlets may switch among themselves.
-                if hub is None:
+                # A hub that has not begun to run is false, and not dead: greenlets may switch among themselves.
+                if not hub and getattr(hub, "dead", True):
                     self.kill()
                 if self.should_run:
                     self._look(hub, functions)
