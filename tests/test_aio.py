@@ -234,9 +234,10 @@ def cleanup():
         def __init__(self):
             self.started, self.may_end, self.ended = Event(), Event(), False
 
-        async def __call__(self):
+        async def __call__(self, when_started=int):
             try:
                 self.started.set()
+                when_started()
                 await asyncio.sleep(LONG)
             finally:
                 await aio.to_greenlet(self.may_end.wait)
@@ -262,8 +263,9 @@ def test_kill_cancels_the_coroutine_and_waits_for_its_cleanup(cleanup):
 
 def test_timeout_cancels_the_coroutine_and_waits_for_its_cleanup(cleanup):
     gevent.spawn(lambda: (cleanup.started.wait(), cleanup.may_end.set()))
-    with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.001) as timeout:
-        aio.run(cleanup())
+    timeout = gevent.Timeout(0.001)
+    with pytest.raises(gevent.Timeout) as caught:
+        aio.run(cleanup(timeout.start))
     assert caught.value is timeout
     assert cleanup.ended
 
@@ -427,9 +429,13 @@ def test_cancelled_await_kills_the_greenlet_and_waits_for_it():
         with pytest.raises(asyncio.CancelledError):
             await task
         ended.append("task")
+        started.clear()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.001):
-                await aio.wait(gevent.spawn(work, Event()))
+            async with asyncio.timeout(None) as timeout:
+                g = gevent.spawn(work, started)
+                await aio.to_greenlet(started.wait)
+                timeout.reschedule(asyncio.get_running_loop().time())
+                await aio.wait(g)
         ended.append("timeout")
 
     aio.run(main())
@@ -699,10 +705,13 @@ def test_debug_mode_tells_threads_apart_not_greenlets():
 
 def test_interrupted_loop_can_be_run_anew():
     loop = aio.EventLoop()
-    task = loop.create_task(asyncio.sleep(0.01, "value"))
+    future = loop.create_future()
+    task = loop.create_task(asyncio.wait_for(future, LONG))
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.001):
         loop.run_until_complete(task)
     assert not loop.is_running()
+    assert not task.done()
+    future.set_result("value")
     assert loop.run_until_complete(task) == "value"
     loop.close()
 
