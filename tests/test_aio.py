@@ -515,6 +515,7 @@ def test_greenlets_of_another_thread_can_be_awaited():
         box.extend([g, other])
         started.set()
         gevent.joinall(box[:2])
+        gevent.wait()     # until the links are called
 
     worker = threading.Thread(target=thread)
     worker.start()
@@ -551,12 +552,15 @@ def test_works_in_a_loop_of_asyncios_own():
         box.append(gevent.spawn(lambda: gevent.sleep(0.001) or "value"))
         started.set()
         box[0].join()
+        gevent.wait()     # until the links are called
 
     worker = threading.Thread(target=thread)
     worker.start()
     started.wait()
     assert asyncio.run(aio.wait(box[0])) == "value"
     worker.join()
+    # The thread has ended with its hub.
+    assert asyncio.run(aio.wait(box[0])) == "value"
 
 
 # -- run_coroutine: a loop that runs elsewhere ------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None)
 class _Outcome(Protocol[T_co]):
     """What `as_future` takes besides greenlets: an AsyncResult, or what has the same methods."""
 
+    def ready(self) -> bool: ...
     @property
     def value(self) -> T_co | None: ...
     @property
@@ -46,6 +47,9 @@ class _OutcomeFuture(asyncio.Future[T]):
         self._outcome = outcome
         self._gr_loop = loop
         outcome.rawlink(self._ended)
+        if outcome.ready():
+            # Its hub, which calls links, may be that of a thread that has ended.
+            loop.call_soon(self._copy)
 
     def _ended(self, outcome: Any) -> None:
         # Runs in the hub of the outcome's thread.
@@ -98,7 +102,7 @@ def as_future(waitable: Any) -> asyncio.Future[Any]:
     loop = asyncio.get_running_loop()
     if isinstance(waitable, Greenlet):
         return _GreenletFuture(waitable, loop)
-    for name in ("rawlink", "unlink", "value", "exception"):
+    for name in ("ready", "rawlink", "unlink", "value", "exception"):
         if not hasattr(waitable, name):
             raise TypeError(f"a Greenlet or an AsyncResult is needed, not {waitable!r}")
     return _OutcomeFuture(waitable, loop)
