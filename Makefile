@@ -59,14 +59,16 @@ check-source: $(VENV)/.tools
 	$(bin)/ruff check .
 	$(bin)/python scripts/check_directions.py
 
-# The annotations, as the two type checkers understand them in programs.
+# The annotations, as the two type checkers understand them in programs. The examples of databases need packages that only
+# `make test-clients` installs.
+typed_examples := $(filter-out examples/databases, $(wildcard examples/*))
 check-types: install
 	$(PYTHON) scripts/list_requirements.py types > $(VENV)/requirements-types.txt
 	$(bin)/python -m pip install --quiet -r $(VENV)/requirements-types.txt
 	$(bin)/python -m mypy --config-file= --strict tests/typing
-	$(bin)/python -m pyright --pythonpath $(bin)/python tests/typing examples
+	$(bin)/python -m pyright --pythonpath $(bin)/python tests/typing $(typed_examples)
 	@# The examples teach gevent, without annotations of their own.
-	find examples -name '*.py' -print0 | xargs -0 -n 1 $(bin)/python -m mypy --config-file= --strict \
+	find $(typed_examples) -name '*.py' -print0 | xargs -0 -n 1 $(bin)/python -m mypy --config-file= --strict \
 	    --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs
 
 # CPython's own tests under gevent.monkey; tests/expectations.toml has what may fail.
