@@ -176,6 +176,7 @@ def test_waiting_for_futures_by_concurrent_futures_is_refused_where_it_would_han
         assert concurrent.futures.wait([future]).done == {future}
 
 
+@pytest.mark.ours_only("the real gevent sometimes leaves what was waiting undone for ever")
 def test_kill_ends_threads_that_were_started_meanwhile():
     pool = ThreadPool(4)
     go_on = threading.Event()
