@@ -560,3 +560,20 @@ def test_has_links_is_a_bool():
     assert g.has_links() is True
     g.unlink_all()
     assert g.has_links() is False
+
+
+@pytest.mark.ours_only("the real gevent ends in RecursionError")
+def test_repr_of_a_greenlet_that_owns_the_lock_it_was_given():
+    from gevent.lock import RLock
+
+    lock = RLock()
+
+    def hold(it):
+        with it:
+            gevent.sleep(0)
+            return repr(gevent.getcurrent())
+
+    text = gevent.spawn(hold, lock).get()
+    assert text.count("hold") == 1 and "_owner=<Greenlet" in text
+    # It shows all the next time as well.
+    assert gevent.spawn(hold, lock).get().count("hold") == 1

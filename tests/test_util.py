@@ -1,6 +1,7 @@
 """`gevent.util`: the state of a running program as text, blocks that must switch, and errors as values."""
 import gc
 import io
+import re
 import threading
 import time
 
@@ -8,6 +9,8 @@ import gevent
 import pytest
 from gevent import util
 from gevent.local import local
+from gevent.lock import BoundedSemaphore, RLock, Semaphore
+from gevent.monkey import get_original
 from implementation import lowlevel, run_script
 
 
@@ -387,3 +390,125 @@ class TestOnSignal:
         assert result.returncode != 0
         assert "ValueError: GEVENT_RUN_INFO_SIGNAL must be the name of a signal" in result.stderr
         assert "'SIG_IGN'" in result.stderr
+
+
+@pytest.mark.ours_only("gevent does not say what greenlets wait for")
+class TestWaits:
+    @staticmethod
+    def waits():
+        """Return the lines of the report's last part, after some time in which all have gone as far as they can."""
+        gevent.sleep(0.15)
+        lines = util.format_run_info(thread_stacks=False, greenlet_stacks=False)
+        return lines[lines.index("* Waits") + 2:] if "* Waits" in lines else []
+
+    @staticmethod
+    def spawn(name, function, *args):
+        g = gevent.spawn(function, *args)
+        g.name = name
+        return g
+
+    @staticmethod
+    def hold_then_take(first, second):
+        with first:
+            gevent.sleep(0.01)
+            with second:
+                pass
+
+    def one_line(self, lines, start):
+        (found,) = [line for line in lines if line.startswith(f'<Greenlet "{start}"')]
+        return found
+
+    def test_holder_of_a_lock_and_how_long_the_wait_has_lasted(self):
+        lock = RLock()
+        with lock:
+            waiting = self.spawn("waiting", lock.acquire)
+            line = self.one_line(self.waits(), "waiting")
+            assert "waits for RLock at 0x" in line
+            assert f"held by {gevent.getcurrent()!r}" in line
+            assert re.search(r", for [0-9]+\.[0-9] s$", line)
+        assert waiting.get() is True
+        assert not [line for line in self.waits() if '"waiting"' in line]
+
+    def test_semaphore_of_several_has_no_holder(self):
+        semaphore = Semaphore(2)
+        semaphore.acquire(), semaphore.acquire()
+        waiting = self.spawn("waiting", semaphore.acquire)
+        assert "held by" not in self.one_line(self.waits(), "waiting")
+        waiting.kill()
+
+    def test_circle_of_locks_is_named_while_others_still_run(self):
+        locks = [RLock(), Semaphore(1), BoundedSemaphore(1)]
+        ticks = []
+        running = self.spawn("running", lambda: [ticks.append(gevent.sleep(0.001)) for _ in range(100_000)])
+        circle = [
+            self.spawn(f"member {number}", self.hold_then_take, locks[number], locks[(number + 1) % 3])
+            for number in range(3)
+        ]
+        outside = self.spawn("outside", circle[0].join)
+        lines = self.waits()
+        (deadlock,) = [line for line in lines if line.startswith("Deadlock:")]
+        assert all(deadlock.count(f'"member {number}"') == 1 for number in range(3))
+        assert "outside" not in deadlock and "running" not in deadlock
+        assert 'waits for <Greenlet "member 0"' in self.one_line(lines, "outside")
+        assert ticks
+        gevent.killall([running, outside, *circle])
+        assert not [line for line in self.waits() if line.startswith("Deadlock:")]
+
+    def test_circle_of_joins_is_named(self):
+        greenlets = []
+        greenlets.append(self.spawn("first", lambda: greenlets[1].join()))
+        greenlets.append(self.spawn("second", lambda: greenlets[0].join()))
+        greenlets.append(self.spawn("alone", lambda: gevent.getcurrent().join()))
+        deadlocks = [line for line in self.waits() if line.startswith("Deadlock:")]
+        assert len(deadlocks) == 2
+        assert any('"first"' in line and '"second"' in line for line in deadlocks)
+        assert any('"alone"' in line and line.endswith("waits for itself") for line in deadlocks)
+        gevent.killall(greenlets)
+
+    def test_greenlets_of_other_threads_are_shown(self):
+        lock = Semaphore(1)
+        lock.acquire()
+        begun, ended = [], []
+
+        def elsewhere():
+            g = self.spawn("elsewhere", lock.acquire)
+            begun.append(g)
+            g.join()
+            ended.append(g)
+
+        thread = get_original("threading", "Thread")(target=elsewhere)
+        thread.start()
+        while not begun:
+            gevent.sleep(0.001)
+        line = self.one_line(self.waits(), "elsewhere")
+        assert f"held by {gevent.getcurrent()!r}" in line
+        lock.release()
+        while not ended:
+            gevent.sleep(0.001)
+        thread.join()
+
+    def test_lock_of_a_greenlet_that_is_gone(self):
+        lock = RLock()
+        gevent.spawn(lock.acquire).join()
+        gc.collect()
+        waiting = self.spawn("waiting", lock.acquire)
+        assert "held by a greenlet that is gone" in self.one_line(self.waits(), "waiting")
+        waiting.kill()
+
+    def test_loop_exit_names_the_circle(self):
+        result = run_script("""
+        import gevent
+        from gevent.lock import RLock
+        one, two = RLock(), RLock()
+        def hold_then_take(first, second):
+            with first:
+                gevent.sleep(0.01)
+                with second:
+                    pass
+        greenlets = [gevent.spawn(hold_then_take, one, two), gevent.spawn(hold_then_take, two, one)]
+        try:
+            gevent.joinall(greenlets)
+        except gevent.hub.LoopExit as error:
+            print("Deadlock: " in str(error), str(error).count("held by"))
+        """)
+        assert result.stdout == "True 2\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from gevent._greenrust import get_hub_if_exists, get_reachable_greenlets, getcurrent, greenlet, running_thread
+from gevent._greenrust import describe_waits, get_reachable_greenlets, getcurrent, greenlet, running_thread
 from gevent.local import all_local_dicts_for_greenlet
 from gevent.monkey.api import get_original
 
@@ -252,21 +252,21 @@ def _greenlet_lines(greenlet_stacks: bool, limit: int | None) -> Iterator[str]:
 
 
 def _wait_lines() -> Iterator[str]:
-    """Yield who waits for what, of the calling thread's greenlets."""
-    hub = get_hub_if_exists()
-    waits = "" if hub is None else hub.describe_waiters()
+    """Yield who waits for what, since when, and who waits in a circle."""
+    waits = describe_waits()
     if waits:
         yield "*" * 80
-        yield "* Waits of this thread's greenlets"
+        yield "* Waits"
         yield "*" * 80
-        yield from waits.splitlines()
+        yield from waits
 
 
 def format_run_info(thread_stacks: bool = True, greenlet_stacks: bool = True, limit: int | None = None,
                     current_thread_ident: int | None = None) -> list[str]:
     """Return lines that show all threads and greenlets of the process. The text is meant for people and may change.
 
-    At the end stands what each waiting greenlet of the calling thread waits for, which gevent does not show.
+    At the end stands what each waiting greenlet of any thread waits for, for how long, who holds the lock that it
+    wants, and which greenlets wait for each other in a circle: gevent does not show that.
 
     *thread_stacks* and *greenlet_stacks* show stacks, at most *limit* frames of each (None: all). The stacks on which
     greenlets were spawned are always shown. *current_thread_ident* is the thread to be marked as the current one.

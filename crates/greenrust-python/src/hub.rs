@@ -20,6 +20,7 @@ use crate::host::{self, Payload, Thread};
 use crate::loop_;
 use crate::lowlevel::{self, PyGreenlet};
 use crate::other_threads::{self, Patience};
+use crate::run_info;
 use crate::thread_state;
 
 /// Native base of gevent.hub.Hub: the greenlet that runs a thread's event loop.
@@ -237,7 +238,7 @@ impl PyHub {
         let py = slf.py();
         loop {
             Self::run_loop(slf)?;
-            let message = format!("This operation would block forever\n{}", describe_waiters(py)?);
+            let message = format!("This operation would block forever\n{}", run_info::describe_waiters(py)?);
             let exit = exceptions::loop_exit(py, message);
             let Some(parent) = slf.as_super().get().parent_of(py) else { return Err(exit) };
             PyGreenlet::enter(parent.bind(py), Payload::Throw(Box::new(exit)))?;
@@ -267,7 +268,7 @@ impl PyHub {
 
     /// One line for each greenlet of this thread that waits: who, and for what.
     fn describe_waiters(&self, py: Python<'_>) -> PyResult<String> {
-        describe_waiters(py)
+        run_info::describe_waiters(py)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -279,23 +280,6 @@ impl PyHub {
             Err(_) => Ok(()),
         }
     }
-}
-
-/// Lists the greenlets of this thread that wait, with what they wait for.
-pub fn describe_waiters(py: Python<'_>) -> PyResult<String> {
-    let mut lines = Vec::new();
-    for greenlet in host::active_greenlets(py) {
-        let raw = greenlet.get().raw();
-        if Thread::with(|thread| thread.hub.get() == greenlet.as_ptr()) {
-            continue;
-        }
-        let reason = match raw.waiting_for() {
-            WaitingFor::Nothing => "a switch".to_owned(),
-            reason => reason.to_string(),
-        };
-        lines.push(format!("{} waits for {reason}", greenlet.repr()?));
-    }
-    Ok(lines.join("\n"))
 }
 
 /// sleep(seconds=0, ref=True): parks the running greenlet for a time; 0 gives every other ready greenlet a turn.

@@ -5,9 +5,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
+use std::time::Duration;
 
 use greenrust::context::State;
-use greenrust::hub::{Body, Hub, RawGreenlet, WaitingFor, Wake};
+use greenrust::hub::{Body, HeldBy, Hub, RawGreenlet, Serial, WaitingFor, Wake};
 use greenrust::stack::StackError;
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -173,6 +174,26 @@ fn finish(py: Python<'_>, hub: &Hub, object: &Bound<'_, PyGreenlet>, result: PyR
     }
 }
 
+/// What a suspended greenlet waits for.
+pub struct Wait {
+    pub waiting_for: WaitingFor,
+    /// Who can end the wait, as far as it is known.
+    pub awaited: Awaited,
+    /// How long it has lasted.
+    pub lasts: Duration,
+}
+
+/// Who can end a wait.
+pub enum Awaited {
+    Unknown,
+    /// A greenlet, by ending.
+    Greenlet(Serial),
+    /// A greenlet, by giving a lock up.
+    HolderOfLock(Serial),
+    /// A thread that has no hub, by giving a lock up.
+    Thread,
+}
+
 impl PyGreenlet {
     /// Makes the object of a thread's own stack.
     pub fn for_root(py: Python<'_>, raw: RawGreenlet) -> Py<PyGreenlet> {
@@ -326,6 +347,30 @@ impl PyGreenlet {
     pub fn running_thread(&self, py: Python<'_>) -> Option<u64> {
         // SAFETY: as above.
         self.is_running().then(|| host::thread_ident_of(py, unsafe { &*self.fields.raw.hub() })).flatten()
+    }
+
+    /// Returns what a suspended greenlet waits for, whatever thread it belongs to; None unless it has begun and is
+    /// suspended.
+    pub fn wait(&self, _py: Python<'_>) -> Option<Wait> {
+        let raw = &self.fields.raw;
+        if !self.is_active() || self.is_running() {
+            return None;
+        }
+        let waiting_for = raw.waiting_for();
+        let awaited = match waiting_for {
+            WaitingFor::Join(Some(serial)) => Awaited::Greenlet(serial),
+            // SAFETY: a lock notes its holder in itself, and is there as long as somebody waits for it; whoever changes
+            // that holds the GIL, as this thread does.
+            WaitingFor::Lock(_, holder) => match unsafe { (*holder).get() } {
+                HeldBy::Greenlet(serial) => Awaited::HolderOfLock(serial),
+                HeldBy::Thread => Awaited::Thread,
+                HeldBy::Unknown => Awaited::Unknown,
+            },
+            _ => Awaited::Unknown,
+        };
+        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
+        let now = unsafe { (*raw.hub()).clock().now() };
+        Some(Wait { waiting_for, awaited, lasts: now.since(raw.waiting_since()) })
     }
 
     /// Returns the hub of the thread that the greenlet belongs to: where it was started, or where its parent belongs.

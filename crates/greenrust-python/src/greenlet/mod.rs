@@ -1155,7 +1155,17 @@ impl PyGeventGreenlet {
         let is_named = slf.get().fields.name.borrow().is_some() || slf.get().fields.ident.get().is_some();
         let name = if is_named { format!(" \"{}\" ", Self::get_name(slf)?.str()?) } else { " ".to_owned() };
         let mut text = format!("<{class}{name}at {:#x}", slf.as_ptr() as usize);
-        let info = slf.call_method0(pyo3::intern!(py, "_formatinfo"))?.str()?.to_string();
+        // A lock that is an argument may show its owner: this greenlet.
+        // SAFETY: a valid object, and the GIL is held.
+        match unsafe { ffi::Py_ReprEnter(slf.as_ptr()) } {
+            0 => {}
+            1 => return Ok(text + ": ...>"),
+            _ => return Err(PyErr::fetch(py)),
+        }
+        let info = slf.call_method0(pyo3::intern!(py, "_formatinfo")).and_then(|info| info.str());
+        // SAFETY: as above, once for each `Py_ReprEnter` that returned 0.
+        unsafe { ffi::Py_ReprLeave(slf.as_ptr()) };
+        let info = info?.to_string();
         if !info.is_empty() {
             text.push_str(&format!(": {info}"));
         }
