@@ -344,6 +344,8 @@ class TestMemory:
         subscribed(seen.append)
         hub = gevent.get_hub()
         assert monitor.can_monitor_memory_usage()
+        # The thread is not to look between two calls of ours.
+        monitor.add_monitoring_function(monitor.monitor_memory_usage, None)
         assert monitor.monitor_memory_usage(hub) == -1
         gevent.config.max_memory_usage = "1kb"
         exceeded = monitor.monitor_memory_usage(hub)
