@@ -2,6 +2,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from implementation import run_script
@@ -77,6 +78,12 @@ def test_signal_ends_a_sleeping_process():
     )
     with process:
         assert process.stdout.readline() == "ready\n"
+        # It is about to sleep: twice in a row, since it may wait for something else before.
+        asleep = 0
+        while asleep < 2:
+            time.sleep(0.01)
+            with open(f"/proc/{process.pid}/stat") as stat:
+                asleep = asleep + 1 if stat.read().rpartition(")")[2].split()[0] == "S" else 0
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode in (1, -signal.SIGINT)
