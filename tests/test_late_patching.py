@@ -248,7 +248,8 @@ def test_executors_and_queues_that_were_used_before_work():
 
 def test_requests_and_tls_contexts_that_were_used_before_work():
     late("""
-         import http.server, threading
+         import http.server, sys, threading
+         sys.modules["socks"] = None      # PySocks, which requests imports if it is there, derives from socket.socket
          import requests, ssl, urllib3, logging
          class Handler(http.server.BaseHTTPRequestHandler):
              protocol_version = "HTTP/1.1"
