@@ -1,10 +1,13 @@
 """What every test shares: the choice of the implementation, and the checks that a test leaves nothing behind."""
 import gc
+import io
 import os
 import signal
+import subprocess
 
 import gevent
 import pytest
+from gevent.pywsgi import WSGIServer
 from implementation import IS_GREENRUST, NAME, lowlevel
 
 
@@ -104,8 +107,44 @@ def nothing_left_behind(warm, request):
 @pytest.fixture
 def errors(monkeypatch):
     """Collect what the hub prints: a file object with getvalue()."""
-    import io
-
     stream = io.StringIO()
     monkeypatch.setattr(gevent.get_hub(), "exception_stream", stream, raising=False)
     return stream
+
+
+@pytest.fixture
+def serve():
+    """Return a function that starts a WSGIServer on a free port; all are stopped at the end.
+
+    It takes the application, WSGIServer's options, and `websocket_options`, the attribute of that name. Nothing is
+    logged, and errors go to `server.error_log`, a file object with getvalue(), unless the options say otherwise.
+    """
+    servers = []
+
+    def start(application, *, websocket_options=None, **options):
+        options.setdefault("log", None)
+        options.setdefault("error_log", io.StringIO())
+        server = WSGIServer(("127.0.0.1", 0), application, **options)
+        if websocket_options is not None:
+            server.websocket_options = websocket_options
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(timeout=1)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Return the paths of a certificate of localhost and 127.0.0.1, and of its key, as servers' arguments."""
+    folder = tmp_path_factory.mktemp("certificate")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )
+    return {"keyfile": str(key), "certfile": str(certificate)}

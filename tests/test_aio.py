@@ -5,7 +5,6 @@ import gc
 import os
 import re
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -831,19 +830,6 @@ def test_unclosed_loop_warns():
 # -- sockets, TLS, subprocesses; patched and not ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """(certificate, key): paths of the files."""
-    folder = tmp_path_factory.mktemp("certificate")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )
-    return str(cert), str(key)
-
-
 PROGRAMS = {
     "streams": """
         async def serve(reader, writer):
@@ -1010,8 +996,8 @@ def test_program(name, tls, patch, certificate):
         print = lambda *words: None
         gevent.joinall([gevent.spawn(lambda: aio.run(main())) for _ in range(2)], raise_error=True)
     """
-    completed = run_script("\n".join(map(textwrap.dedent, (head, source))), *certificate,
-                           flags=("-W", "always::ResourceWarning"))
+    completed = run_script("\n".join(map(textwrap.dedent, (head, source))), certificate["certfile"],
+                           certificate["keyfile"], flags=("-W", "always::ResourceWarning"))
     assert completed.stdout.splitlines() == expected
     assert completed.stderr == ""
 
@@ -1108,6 +1094,6 @@ LIBRARIES = """
 def test_httpx_and_aiohttp(patch, certificate):
     pytest.importorskip("aiohttp")
     pytest.importorskip("httpx")
-    completed = run_script(LIBRARIES.format(patch=patch), *certificate)
+    completed = run_script(LIBRARIES.format(patch=patch), certificate["certfile"], certificate["keyfile"])
     assert completed.stdout == "ended\n"
     assert completed.stderr == ""

@@ -11,27 +11,6 @@ from gevent.pywsgi import WSGIServer
 from http_client import Client, hello
 
 
-class Errors(io.StringIO):
-    """What the server logs as errors."""
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(application, **options):
-        options.setdefault("log", None)
-        options.setdefault("error_log", Errors())
-        server = WSGIServer(("127.0.0.1", 0), application, **options)
-        server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop(timeout=1)
-
-
 def test_answers_with_date_length_and_body(serve):
     with Client(serve(hello)) as client:
         status, headers, body = client.get()
@@ -764,7 +743,7 @@ def test_unix_socket_is_served(serve, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "wsgi"))
     listener.listen()
-    server = WSGIServer(listener, hello, log=None, error_log=Errors())
+    server = WSGIServer(listener, hello, log=None, error_log=io.StringIO())
     server.start()
     try:
         with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as file:
@@ -863,7 +842,7 @@ def test_upload_of_20_megabytes(serve, framing):
 
 @pytest.mark.ours_only("the real server closes the connection without an answer")
 def test_application_that_never_starts_its_response_is_answered_by_500(serve, errors):
-    log = Errors()
+    log = io.StringIO()
     with Client(serve(lambda environ, start_response: [], error_log=log)) as client:
         assert client.get()[0] == 500
         assert client.at_end()

@@ -1,7 +1,5 @@
 """pywsgi's limits and time-outs, who is closed when there are too many, and how a server ends."""
-import io
 import re
-import subprocess
 
 import gevent
 import pytest
@@ -13,23 +11,6 @@ from http_client import Client, hello
 from implementation import run_script
 
 pytestmark = pytest.mark.ours_only("the real gevent has no limits but that of the request line, and no time-outs")
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(application, **options):
-        options.setdefault("log", None)
-        options.setdefault("error_log", io.StringIO())
-        server = WSGIServer(("127.0.0.1", 0), application, **options)
-        server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop(timeout=1)
 
 
 def read_body(environ, start_response):
@@ -394,18 +375,6 @@ def test_two_servers_share_a_port(serve):
 
 
 # -- TLS ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("certificate")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )
-    return {"keyfile": str(key), "certfile": str(cert)}
 
 
 def connect_by_tls(server):

@@ -5,27 +5,9 @@ import re
 import struct
 
 import pytest
-from gevent.pywsgi import WSGIServer
 from http_client import Client, hello
 
 pytestmark = pytest.mark.ours_only("the real gevent knows no proxies, and has one log format")
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(application, **options):
-        options.setdefault("log", None)
-        options.setdefault("error_log", io.StringIO())
-        server = WSGIServer(("127.0.0.1", 0), application, **options)
-        server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop(timeout=1)
 
 
 def who(environ, start_response):

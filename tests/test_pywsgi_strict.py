@@ -3,31 +3,14 @@
 Each case names the section of the RFC that it is about. A refused request must not reach the application, nor must what
 follows it on the connection: that is what smuggled requests are.
 """
-import io
 import random
 
 import pytest
-from gevent.pywsgi import WSGIServer
 from http_client import Client
 
 pytestmark = pytest.mark.ours_only("the real server lets much of this pass")
 
 NEXT = b"GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n"
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(application, **options):
-        server = WSGIServer(("127.0.0.1", 0), application, log=None, error_log=io.StringIO(), **options)
-        server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop(timeout=1)
 
 
 def line(text):

@@ -1,5 +1,4 @@
 """TLS sockets: what a read waits for, and that kills and time-outs leave a connection usable."""
-import subprocess
 
 import gevent
 import pytest
@@ -7,17 +6,10 @@ from gevent import socket, ssl
 
 
 @pytest.fixture(scope="module")
-def contexts(tmp_path_factory):
+def contexts(certificate):
     """Return the contexts of a server and of a client that trusts anyone."""
-    folder = tmp_path_factory.mktemp("certificate")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
+    server.load_cert_chain(**certificate)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE

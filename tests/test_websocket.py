@@ -1,6 +1,5 @@
 """gevent.websocket, by the protocol part of the `websockets` library over gevent's sockets."""
 import base64
-import io
 import struct
 
 import gevent
@@ -8,7 +7,7 @@ import pytest
 from gevent import socket, ssl
 from gevent.event import Event
 from gevent.pool import Pool
-from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.pywsgi import WSGIHandler
 from implementation import IS_GREENRUST
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -21,25 +20,6 @@ if IS_GREENRUST:
     from gevent.websocket import Options, WebSocketError, application
 
 pytestmark = pytest.mark.ours_only("the real gevent has no WebSockets")
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(app, options=None, **arguments):
-        arguments.setdefault("log", None)
-        arguments.setdefault("error_log", io.StringIO())
-        server = WSGIServer(("127.0.0.1", 0), app, **arguments)
-        if options is not None:
-            server.websocket_options = options
-        server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop(timeout=1)
 
 
 class Client:
@@ -139,7 +119,7 @@ def test_messages_are_compressed_when_the_client_offers_it(serve):
 
 
 def test_without_compression_nothing_is_agreed(serve):
-    server = serve(application(echo), Options(compression=False))
+    server = serve(application(echo), websocket_options=Options(compression=False))
     with Client(server, compresses=True) as client:
         assert "Sec-WebSocket-Extensions" not in client.response.headers
         client.send("hello")
@@ -181,20 +161,6 @@ def test_over_tls(serve, certificate):
     with Client(server, context=context, compresses=True) as client:
         client.send("secret" * 10_000)
         assert client.receive() == "secret" * 10_000
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    import subprocess
-
-    folder = tmp_path_factory.mktemp("certificate")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )
-    return {"keyfile": str(key), "certfile": str(cert)}
 
 
 # -- the handshake ----------------------------------------------------------------------------------------
@@ -380,7 +346,8 @@ def test_violations_close_the_connection_with_the_code_of_section_7_4(serve, fra
 
 
 def test_what_inflates_beyond_the_limit_is_refused(serve):
-    with Client(serve(application(echo), Options(max_message_size=100_000)), compresses=True) as client:
+    server = serve(application(echo), websocket_options=Options(max_message_size=100_000))
+    with Client(server, compresses=True) as client:
         client.send(b"\0" * 100_000)
         assert client.receive() == b"\0" * 100_000
         client.send(b"\0" * 50_000_000)
@@ -575,7 +542,8 @@ def test_a_silent_peer_is_pinged_and_given_up(serve):
         codes.append(ws.close_code)
         ended.set()
 
-    with Client(serve(application(function), Options(ping_interval=0.01, ping_timeout=0.01))) as client:
+    server = serve(application(function), websocket_options=Options(ping_interval=0.01, ping_timeout=0.01))
+    with Client(server) as client:
         assert client.next().opcode is Opcode.PING
         # It is not answered.
         assert ended.wait(10)
@@ -584,7 +552,7 @@ def test_a_silent_peer_is_pinged_and_given_up(serve):
 
 def test_a_peer_that_answers_pings_stays(serve):
     options = Options(ping_interval=0.005, ping_timeout=30)
-    with Client(serve(application(echo), options)) as client:
+    with Client(serve(application(echo), websocket_options=options)) as client:
         for _ in range(5):
             assert client.next().opcode is Opcode.PING
             client.flush()
@@ -636,7 +604,7 @@ def test_a_send_that_is_killed_ends_the_connection_since_a_frame_is_cut(serve):
             after.append(str(error))
         ended.set()
 
-    with Client(serve(application(function), Options(close_timeout=0))) as client:
+    with Client(serve(application(function), websocket_options=Options(close_timeout=0))) as client:
         assert ended.wait(10)
         with pytest.raises(EOFError):
             while client.next() is not None:
@@ -654,7 +622,7 @@ def test_a_sender_that_waits_for_another_can_be_given_up(serve):
         ws.send("after")
         first.get()
 
-    with Client(serve(application(function), Options(compression=False))) as client:
+    with Client(serve(application(function), websocket_options=Options(compression=False))) as client:
         seen = [client.receive(), client.receive()]
         assert client.finish() == 1000
     assert seen == [b"x" * 20_000_000, "after"]
