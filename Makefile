@@ -6,7 +6,7 @@
 #   make fuzz                        the fuzz targets, for some seconds each
 #   make test-browser                the chat example in headless Chromium, which is installed
 #   make test-stdlib                 CPython's own tests of what is patched, patched; SET=quick for those of a few seconds
-#   make test-clients                database drivers, message queues, celery, locust ... with real servers
+#   make test-clients                database drivers, message queues, gunicorn, celery, locust ... with real servers
 #   make shim                        a wheel named gevent that stands for this one: see README.md
 #   PYTHON=python3.13 make test      the same on another interpreter
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-__all__ = ["find_program", "free_port", "start"]
+__all__ = ["find_program", "free_port", "start", "until"]
 
 # Servers are outside an ordinary user's PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
@@ -40,6 +40,15 @@ def free_port(host="127.0.0.1"):
             except OSError:
                 continue
             return tcp.getsockname()[1]
+
+
+def until(condition, what, patience=30):
+    """Wait until `condition()` is true, and return it; fails with `what` after `patience` seconds."""
+    end = time.monotonic() + patience
+    while not (found := condition()):
+        assert time.monotonic() < end, f"no {what} within {patience} s"
+        time.sleep(0.01)
+    return found
 
 
 class start:

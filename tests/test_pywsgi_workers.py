@@ -5,12 +5,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from implementation import run_script
-from services import free_port
+from services import free_port, until
 
 pytestmark = pytest.mark.ours_only("the real gevent's command has one process and two arguments")
 
@@ -31,15 +30,6 @@ def application(environ, start_response):
 
 (HERE / f"loaded-{{os.getpid()}}").touch()
 """
-
-
-def until(condition, what, patience=30):
-    """Wait until `condition()` is true, and return it; fails with `what` after `patience` seconds."""
-    end = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < end, f"no {what} within {patience} s"
-        time.sleep(0.01)
-    return found
 
 
 class Command:
