@@ -65,6 +65,23 @@ def test_select_of_a_closed_descriptor_is_an_error():
     assert caught.value.errno == errno.EBADF
 
 
+@pytest.mark.ours_only("the real gevent tells so when the time is over")
+@pytest.mark.parametrize("count", (1, 2))
+def test_select_returns_what_another_greenlet_closes_meanwhile(pair, count):
+    readers = list(pair[:count])
+    gevent.spawn(pair[0].close)
+    assert select.select(readers, [], [])[0][:1] == [pair[0]]
+
+
+@pytest.mark.ours_only("the real gevent does not wait for exceptional conditions")
+def test_select_waits_for_urgent_data(pair):
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        server, _ = listener.accept()
+        with server:
+            gevent.spawn(client.send, b"!", socket.MSG_OOB)
+            assert select.select([pair[0]], [], [pair[0], server], 30) == ([], [], [server])
+
+
 def test_select_lets_others_run_while_ready(pair):
     ran = []
     gevent.spawn(ran.append, 1)
@@ -93,6 +110,16 @@ def test_poll_of_a_closed_descriptor_tells_so():
     assert poller.poll(1000) == [(read, select.POLLNVAL)]
 
 
+@pytest.mark.ours_only("the real gevent tells so when the time is over")
+def test_poll_tells_what_another_greenlet_closes_meanwhile(pair):
+    poller = select.poll()
+    descriptor = pair[0].fileno()
+    for sock in pair:
+        poller.register(sock, select.POLLIN)
+    gevent.spawn(pair[0].close)
+    assert descriptor in [ready for ready, _ in poller.poll()]
+
+
 def test_unregistering_what_is_not_registered_is_a_key_error(pair):
     with pytest.raises(KeyError):
         select.poll().unregister(pair[0])
@@ -109,6 +136,14 @@ def test_selector_returns_key_and_events(pair):
         assert selector.select(5)[0][1] == selectors.EVENT_WRITE
         selector.unregister(first)
         assert not selector.get_map()
+
+
+def test_selector_refuses_what_is_closed(pair):
+    descriptor = pair[0].detach()
+    os.close(descriptor)
+    # The selector's own descriptor may get the number.
+    with selectors.GeventSelector() as selector, pytest.raises(ValueError, match="Invalid file descriptor"):
+        selector.register(descriptor, selectors.EVENT_READ)
 
 
 def test_selector_lets_others_run(pair):

@@ -110,8 +110,6 @@ def tp_write(fd: int, buf: Any) -> int:
 
 # pid -> the running watcher, or (pid, status, time of death) until someone asks for the status.
 _watched_children: dict[int, Any] = {}
-# How long a status is kept for a program that never asks, in seconds.
-_KEEP_STATUS_S = 60.0
 
 
 def _ignore_child() -> None:
@@ -122,8 +120,9 @@ def _ignore_child() -> None:
 _on_child_hook: Callable[[], Any] = _ignore_child
 
 
-def _forget_old_statuses() -> None:
-    oldest = _time.monotonic() - _KEEP_STATUS_S
+def _reap_children(timeout: float = 60.0) -> None:
+    """Forget the children that died more than *timeout* seconds ago and whose status nobody has asked for."""
+    oldest = _time.monotonic() - timeout
     for pid in [pid for pid, state in _watched_children.items() if isinstance(state, tuple) and state[2] < oldest]:
         del _watched_children[pid]
 
@@ -136,7 +135,7 @@ def _on_child(watcher: Any, callback: Callable[[Any], Any] | None) -> None:
         if callback is not None:
             callback(watcher)
         _on_child_hook()
-        _forget_old_statuses()
+        _reap_children()
     finally:
         watcher.close()
 

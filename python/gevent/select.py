@@ -1,7 +1,8 @@
 """Waiting for several descriptors, while other greenlets run.
 
-What is ready is asked of the system, by its own `poll`; to wait, the descriptors go into an epoll object, whose own
-descriptor is then waited for like any other. So all kinds of events and any number of descriptors work.
+What is ready is asked of the system, by its own `select` and `poll`. To wait, each descriptor gets a watcher of the
+loop, so that closing it ends the wait. For events other than readable and writable there is an epoll object, whose own
+descriptor is watched like any other.
 """
 import errno as _errno
 import os as _os
@@ -10,7 +11,7 @@ import time as _time
 from collections.abc import Iterable
 from typing import Any
 
-from gevent._greenrust import Event, sleep, wait_read, wait_write
+from gevent._greenrust import Event, get_hub, sleep, wait_read, wait_write
 
 __implements__ = ["select", "poll"]
 _BLOCKING = ["epoll", "kqueue", "kevent", "devpoll"]
@@ -21,6 +22,7 @@ __all__ = ["error", "select", "poll"]
 
 error = OSError
 
+_original_select = _stdlib.select
 _native_poll = _stdlib.poll
 _native_epoll = _stdlib.epoll
 _IN, _OUT, _PRI = _stdlib.POLLIN, _stdlib.POLLOUT, _stdlib.POLLPRI
@@ -49,40 +51,51 @@ def _fileno(fileobj: Any) -> int:
 
 
 def _wait_for_any(interest: dict[int, int], timeout: float | None) -> None:
-    """Wait until a descriptor of *interest* may be ready, for at most *timeout* seconds. Switches."""
-    if not interest:
-        if timeout is None:
-            Event().wait()
-        else:
-            sleep(timeout)
-        return
+    """Wait until a descriptor of *interest* may be ready or is closed, for at most *timeout* seconds. Switches."""
+    event = Event()
+    loop = get_hub().loop
+    watchers: list[Any] = []
+    epoll = None
     try:
-        if len(interest) == 1:
-            ((fd, mask),) = interest.items()
-            if mask == _IN:
-                wait_read(fd, timeout)
-                return
-            if mask == _OUT:
-                wait_write(fd, timeout)
-                return
-        with _native_epoll(len(interest)) as epoll:
-            for fd, mask in interest.items():
-                epoll.register(fd, mask)
-            wait_read(epoll.fileno(), timeout)
+        for fd, mask in interest.items():
+            watched = (mask & _IN and 1) | (mask & _OUT and 2)
+            if watched:
+                watchers.append(loop.io(fd, watched))
+            if mask & ~(_IN | _OUT) or not watched:
+                if epoll is None:
+                    epoll = _native_epoll()
+                    watchers.append(loop.io(epoll.fileno(), 1))
+                epoll.register(fd, mask & ~(_IN | _OUT))
+        for watcher in watchers:
+            watcher.start(event.set)
+        event.wait(timeout)
+    finally:
+        for watcher in watchers:
+            watcher.close()
+        if epoll is not None:
+            epoll.close()
+
+
+def _wait_for_one(fd: int, mask: int, timeout: float | None) -> None:
+    """Wait until *fd* may be readable or writable, or is closed, for at most *timeout* seconds. Switches."""
+    try:
+        (wait_read if mask == _IN else wait_write)(fd, timeout)
     except TimeoutError:
         pass
+    except OSError as error:
+        # Closed by another greenlet, which the caller sees for itself.
+        if error.errno != _errno.EBADF:
+            raise
 
 
-def _poll_until_ready(native: Any, interest: dict[int, int], timeout: float | None) -> list[tuple[int, int]]:
-    """Return what the poll object *native* finds, waiting for at most *timeout* seconds. Switches."""
-    ready = native.poll(0)
-    if ready or timeout == 0:
-        # A program that polls in a loop must not keep the others from running.
-        sleep()
-        return ready
+def _wait_until_ready(native: Any, interest: dict[int, int], timeout: float | None) -> list[tuple[int, int]]:
+    """Return what the poll object *native* finds after a wait of at most *timeout* seconds. Switches."""
     deadline = None if timeout is None else _time.monotonic() + timeout
     while True:
-        _wait_for_any(interest, timeout)
+        if len(interest) == 1 and (alone := next(iter(interest.items())))[1] in (_IN, _OUT):
+            _wait_for_one(*alone, timeout)
+        else:
+            _wait_for_any(interest, timeout)
         ready = native.poll(0)
         if ready:
             return ready
@@ -101,6 +114,19 @@ def select(rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any],
     """
     if timeout is not None and timeout < 0:
         raise ValueError("timeout must be non-negative")
+    # Those that can be read once only are kept.
+    rlist, wlist, xlist = (each if isinstance(each, (list, tuple)) else list(each) for each in (rlist, wlist, xlist))
+    try:
+        at_once = _original_select(rlist, wlist, xlist, 0)
+    except (TypeError, ValueError):
+        # No descriptor, which is refused below, or one that is too large for select.
+        is_looked_at = False
+    else:
+        is_looked_at = True
+        if timeout == 0 or any(at_once):
+            # A program that selects in a loop must not keep the others from running.
+            sleep()
+            return at_once
     readers = [(_fileno(obj), obj) for obj in rlist]
     writers = [(_fileno(obj), obj) for obj in wlist]
     exceptional = [(_fileno(obj), obj) for obj in xlist]
@@ -111,13 +137,20 @@ def select(rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any],
     native = _native_poll()
     for fd, mask in interest.items():
         native.register(fd, mask)
-    ready = dict(_poll_until_ready(native, interest, timeout))
-    if any(events & _NVAL for events in ready.values()):
-        raise OSError(_errno.EBADF, _os.strerror(_errno.EBADF))
-    get = ready.get
+    found: list[tuple[int, int]] = []
+    if not is_looked_at:
+        found = native.poll(0)
+        if any(events & _NVAL for _, events in found):
+            raise OSError(_errno.EBADF, _os.strerror(_errno.EBADF))
+    if found or timeout == 0:
+        sleep()
+    else:
+        found = _wait_until_ready(native, interest, timeout)
+    get = dict(found).get
+    # One that was closed in the meantime is ready, as in gevent: its next call says that it is closed.
     return (
-        [obj for fd, obj in readers if get(fd, 0) & (_IN | _HUP | _ERR)],
-        [obj for fd, obj in writers if get(fd, 0) & (_OUT | _ERR)],
+        [obj for fd, obj in readers if get(fd, 0) & (_IN | _HUP | _ERR | _NVAL)],
+        [obj for fd, obj in writers if get(fd, 0) & (_OUT | _ERR | _NVAL)],
         [obj for fd, obj in exceptional if get(fd, 0) & _PRI],
     )
 
@@ -156,7 +189,12 @@ class poll:
         if timeout is not None and not -_INT_MAX <= timeout <= _INT_MAX:
             raise OverflowError(f"timeout is too large: {timeout!r} milliseconds, at most {_INT_MAX}")
         seconds = None if timeout is None or timeout < 0 else timeout / 1000.0
-        return _poll_until_ready(self._native, self.fds, seconds)
+        ready = self._native.poll(0)
+        if ready or seconds == 0:
+            # A program that polls in a loop must not keep the others from running.
+            sleep()
+            return ready
+        return _wait_until_ready(self._native, self.fds, seconds)
 
 
 def _gevent_do_monkey_patch(request: Any) -> None:

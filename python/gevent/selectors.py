@@ -2,6 +2,7 @@
 
 The system's own selector keeps the descriptors; its descriptor is waited for like any other.
 """
+import errno as _errno
 import selectors as _stdlib
 import sys as _sys
 from collections.abc import Mapping
@@ -26,6 +27,16 @@ class GeventSelector(_NativeSelector):
     def __init__(self, hub: Any = None) -> None:
         super().__init__()
         self.hub = hub if hub is not None else get_hub()
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
+        """Watch *fileobj* for *events*; returns its key. Raises ValueError when its descriptor is closed."""
+        try:
+            return super().register(fileobj, events, data)
+        except OSError as error:
+            # EINVAL: the closed one's number is now that of the selector itself.
+            if error.errno not in (_errno.EBADF, _errno.EINVAL):
+                raise
+            raise ValueError(f"Invalid file descriptor: {fileobj!r} is closed") from None
 
     def select(self, timeout: float | None = None) -> list[tuple[Any, int]]:
         """Return pairs of key and events, waiting for at most *timeout* seconds. Switches.
