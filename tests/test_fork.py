@@ -1,4 +1,6 @@
 """fork: the child has a working hub, and the parent's greenlets do not run there unasked."""
+import textwrap
+
 import pytest
 from implementation import run_script
 
@@ -114,3 +116,80 @@ def test_child_may_exit_in_the_ordinary_way():
         print("parent")
     """)
     assert completed.stdout.strip() == "parent"
+
+
+@pytest.mark.ours_only("logging frees the lock in the child, and its owner fails when it releases it")
+def test_locks_that_greenlets_hold_stay_held_in_the_child():
+    completed = run_script("""
+        from gevent import monkey; monkey.patch_all()
+        import logging, os, threading, gevent
+        handler = logging.StreamHandler(sys.stdout)
+        logging.getLogger().addHandler(handler)
+        held, gate = threading.Event(), threading.Event()
+        def hold():
+            with handler.lock:
+                held.set()
+                gate.wait()
+                os.write(1, b"released ")
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        job = gevent.spawn(logging.warning, "logged")
+        gevent.sleep()
+        gate.set()
+        job.join()
+        gevent.sleep()
+        if pid:
+            _, status = os.waitpid(pid, 0)
+            assert status == 0, status
+    """)
+    assert completed.stdout.split() == ["released", "logged"] * 2
+    assert not completed.stderr
+
+
+@pytest.mark.ours_only("the child waits for ever")
+@pytest.mark.parametrize("importer", ["a native thread", "a greenlet"])
+def test_child_can_import_what_another_thread_is_importing(tmp_path, importer):
+    (tmp_path / "half.py").write_text(textwrap.dedent("""
+        import __main__, os
+        if os.getpid() == __main__.parent:
+            os.write(__main__.begun, b"x")
+            __main__.wait()
+        whole = True
+    """), encoding="utf-8")
+    completed = run_script("""
+        from gevent import monkey; monkey.patch_all()
+        import multiprocessing, os, gevent, gevent.event
+        importer, folder = sys.argv[1:]
+        sys.path.insert(0, folder)
+        parent = os.getpid()
+        read_end, begun = os.pipe()
+        gate_read, gate_write = os.pipe()
+        gate = gevent.event.Event()
+        def job():
+            from half import whole
+            return whole
+        if importer == "a greenlet":
+            wait = gate.wait
+            running = gevent.spawn(job)
+            gevent.sleep()
+        else:
+            wait = lambda: os.read(gate_read, 1)
+            running = gevent.get_hub().threadpool.spawn(job)
+        os.read(read_end, 1)
+        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(7 * job()))
+        process.start()
+        process.join()
+        assert process.exitcode == 7, process.exitcode
+        if importer != "a greenlet":
+            pid = os.fork()
+            if not pid:
+                os._exit(job())
+            assert os.waitpid(pid, 0)[1] >> 8 == 1
+        gate.set()
+        os.write(gate_write, b"x")
+        assert running.get()
+        print("imported")
+    """, importer, str(tmp_path))
+    assert completed.stdout.split() == ["imported"]

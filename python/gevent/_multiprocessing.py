@@ -19,7 +19,8 @@ import sys as _sys
 import time as _time
 from typing import Any
 
-from gevent._greenrust import get_hub_if_exists, getcurrent, greenlet, leave_behind, sleep, wait_read, wait_write
+from gevent._fork import leave_alone
+from gevent._greenrust import get_hub_if_exists, getcurrent, sleep, wait_read, wait_write
 from gevent.event import Event
 from gevent.lock import RLock
 from gevent.monkey import get_original
@@ -241,12 +242,6 @@ def _patch_synchronize(module: Any) -> None:
 # -- processes ----------------------------------------------------------------------------------------------
 
 
-def _go_on_alone() -> None:
-    """In the child of a fork: leave all other greenlets behind, which are the parent's threads."""
-    current = getcurrent()
-    leave_behind([one for one in _gc.get_objects() if issubclass(type(one), greenlet) and one is not current])
-
-
 @_patches("multiprocessing.popen_fork")
 def _patch_popen_fork(module: Any) -> None:
     Popen = module.Popen
@@ -257,7 +252,7 @@ def _patch_popen_fork(module: Any) -> None:
 
         def _bootstrap(*args: Any, **kwargs: Any) -> Any:
             del process._bootstrap
-            _go_on_alone()
+            leave_alone()
             return run(*args, **kwargs)
 
         process._bootstrap = _bootstrap

@@ -8,8 +8,11 @@ import threading as _stdlib
 import time as _time
 import types as _types
 import weakref as _weakref
+from contextlib import suppress as _suppress
 from typing import Any
 
+from gevent._fork import forget_imports_of_others as _forget_imports_of_others
+from gevent._fork import keep_locks_of_greenlets as _keep_locks_of_greenlets
 from gevent._greenrust import RLock, getcurrent, local, sleep
 from gevent.exceptions import LoopExit
 from gevent.hub import get_hub
@@ -124,7 +127,18 @@ def _wait_for_tstate_lock(self: Any, block: bool = True, timeout: float = -1) ->
         self._stop()
 
 
+_original_delete = Thread._delete  # type: ignore[attr-defined]
+
+
+def _delete(self: Any) -> None:
+    """Forget the thread *self*; in the child of a fork it was forgotten then, while its greenlet goes on there."""
+    with _suppress(KeyError):
+        _original_delete(self)
+
+
 def _patch_thread_class(patch_attribute: Any) -> None:
+    patch_attribute(Thread, "_delete", _delete)
+    patch_attribute(_stdlib._RLock, "_at_fork_reinit", _keep_locks_of_greenlets(_stdlib._RLock._at_fork_reinit))
     if not _SINCE_3_13:
         patch_attribute(Thread, "_set_tstate_lock", _set_tstate_lock)
         patch_attribute(Thread, "_wait_for_tstate_lock", _wait_for_tstate_lock)
@@ -300,6 +314,7 @@ class _ForkHooks:
         _stdlib._active.clear()
         _stdlib._active[ident] = main
         _stdlib._main_thread = main
+        _forget_imports_of_others()
 
 
 _fork_hooks = _ForkHooks()
