@@ -23,6 +23,7 @@ from gevent._greenrust import (
     Greenlet,
     GreenletExit,
     WSGIService,
+    accept_connections,
     getcurrent,
     serve_connection,
     set_pywsgi_classes,
@@ -475,6 +476,19 @@ class WSGIServer(StreamServer):
         self._service.may_doze = self._spawn == Greenlet.spawn
         self._service.on_change = self._on_change
         super().start()
+
+    def _do_read(self) -> None:
+        # Runs in the hub.
+        try:
+            has_accepted = accept_connections(self)
+        except BaseException:
+            get_hub().handle_error(self, *sys.exc_info())
+            self._pause()
+            return
+        if has_accepted:
+            self.delay = self.min_delay
+        else:
+            super()._do_read()
 
     def do_read(self) -> Any:
         """Accept a connection, if there may be another: returns its socket and address, or None."""

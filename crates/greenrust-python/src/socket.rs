@@ -18,6 +18,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::OnceLock;
 
 use greenrust::clock::Instant;
@@ -183,6 +184,11 @@ impl Socket {
     fn kind(self) -> c_int {
         // SAFETY: as in `descriptor`.
         unsafe { (*self.plain()).kind }
+    }
+
+    /// Whether it is a stream, such as TCP.
+    pub fn is_stream(self) -> bool {
+        self.kind() & 0xf == libc::SOCK_STREAM
     }
 
     fn protocol(self) -> c_int {
@@ -843,19 +849,106 @@ fn accept(py: Python<'_>, socket: Socket, arguments: Arguments) -> PyResult<*mut
     Ok((made, address).into_pyobject(py)?.into_ptr())
 }
 
-fn accept_known<'py>(py: Python<'py>, socket: Socket) -> PyResult<(Descriptor, Bound<'py, PyAny>)> {
-    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-    let mut length = 0;
-    let descriptor = socket.run(py, Direction::Read, 0, &mut Deadline::default(), |listener| {
-        length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+/// A connection that was accepted, and has no object yet. It is closed unless an object takes it.
+pub struct Accepted {
+    descriptor: Descriptor,
+    storage: libc::sockaddr_storage,
+    length: usize,
+}
+
+impl Accepted {
+    /// The descriptor. It does not block.
+    pub fn descriptor(&self) -> c_int {
+        self.descriptor.0
+    }
+
+    /// The peer's address, if it is one of IPv4.
+    pub fn ipv4(&self) -> Option<SocketAddrV4> {
+        if c_int::from(self.storage.ss_family) != libc::AF_INET {
+            return None;
+        }
+        // SAFETY: the family says what it is; the storage is large and aligned enough for all.
+        let address = unsafe { &*std::ptr::from_ref(&self.storage).cast::<libc::sockaddr_in>() };
+        Some(SocketAddrV4::new(Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)), u16::from_be(address.sin_port)))
+    }
+
+    /// The peer's address, in the form of `_socket`.
+    pub fn address<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        address(py, &self.storage, self.length)
+    }
+
+    /// Makes the `gevent.socket.socket`.
+    pub fn into_object<'py>(self, py: Python<'py>, listener: Socket) -> PyResult<Bound<'py, PyAny>> {
+        make(py, listener, self.descriptor)
+    }
+
+    fn take_from(listener: c_int) -> Result<Self, c_int> {
+        let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: room for an address of any family.
-        outcome(unsafe { libc::accept4(listener, storage.as_mut_ptr().cast(), &mut length, flags) } as isize)
+        let accepted = unsafe { libc::accept4(listener, storage.as_mut_ptr().cast(), &mut length, flags) };
+        let descriptor = Descriptor(outcome(accepted as isize)? as c_int);
+        // SAFETY: zeroed at first, which is valid for this plain data, then written by the kernel.
+        Ok(Self { descriptor, storage: unsafe { storage.assume_init() }, length: length as usize })
+    }
+}
+
+impl Socket {
+    /// Takes a connection from this listener without waiting, whatever its time-out; None if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The number of the system's error.
+    pub fn accept_at_once(self) -> Result<Option<Accepted>, c_int> {
+        match self.family() {
+            libc::AF_INET | libc::AF_INET6 | libc::AF_UNIX => {}
+            _ => return Err(libc::EAFNOSUPPORT),
+        }
+        loop {
+            match Accepted::take_from(self.descriptor()) {
+                Ok(accepted) => return Ok(Some(accepted)),
+                Err(libc::EAGAIN) => return Ok(None),
+                // accept(2): the connection that would have been returned is gone already.
+                Err(libc::EINTR | libc::ECONNABORTED) => {}
+                Err(number) => return Err(number),
+            }
+        }
+    }
+
+    /// Closes the descriptor of an object that nobody but the caller has, so that it may [`adopt`](Self::adopt) another.
+    pub fn close_to_adopt(self) {
+        release(self);
+        // SAFETY: the object is alive and the layout is proved.
+        let descriptor = unsafe { std::mem::replace(&mut (*self.plain()).descriptor, -1) };
+        drop(Descriptor(descriptor));
+    }
+
+    /// Makes a socket that was closed [so](Self::close_to_adopt) that of another connection to the same listener.
+    pub fn adopt(self, py: Python<'_>, accepted: Accepted) -> PyResult<()> {
+        let timeout = default_timeout(py)?;
+        self.extra().timeout.set(timeout);
+        // SAFETY: as in `close_to_adopt`.
+        unsafe { (*self.plain()).descriptor = accepted.descriptor.take() };
+        Ok(())
+    }
+}
+
+fn accept_known<'py>(py: Python<'py>, socket: Socket) -> PyResult<(Descriptor, Bound<'py, PyAny>)> {
+    let mut accepted = None;
+    socket.run(py, Direction::Read, 0, &mut Deadline::default(), |listener| {
+        accepted = Some(Accepted::take_from(listener)?);
+        Ok(0)
     })?;
-    let descriptor = Descriptor(descriptor as c_int);
-    // SAFETY: zeroed at first, which is valid for this plain data, then written by the kernel.
-    let address = address(py, unsafe { storage.assume_init_ref() }, length as usize)?;
-    Ok((descriptor, address))
+    let accepted = accepted.expect("set by the attempt that succeeded");
+    let address = accepted.address(py)?;
+    Ok((accepted.descriptor, address))
+}
+
+/// `_socket.getdefaulttimeout()`, seconds; negative for None.
+fn default_timeout(py: Python<'_>) -> PyResult<f64> {
+    let default: Option<f64> = class().getdefaulttimeout.call0(py)?.extract(py)?;
+    Ok(default.unwrap_or(-1.0))
 }
 
 fn numeric_host<'py, A>(py: Python<'py>, family: c_int, address: &A) -> PyResult<Bound<'py, PyString>> {
@@ -938,9 +1031,8 @@ fn make<'py>(py: Python<'py>, listener: Socket, descriptor: Descriptor) -> PyRes
     // SAFETY: the new reference of the call.
     let object = unsafe { Bound::from_owned_ptr(py, object) };
     begin_life(&object)?;
-    let default: Option<f64> = class().getdefaulttimeout.call0(py)?.extract(py)?;
     let socket = Socket(object.as_ptr());
-    socket.extra().timeout.set(default.unwrap_or(-1.0));
+    socket.extra().timeout.set(default_timeout(py)?);
     // SAFETY: a socket object of ours that nobody else has; the layout is proved.
     unsafe {
         let plain = socket.plain();

@@ -274,7 +274,7 @@ impl PyGeventGreenlet {
     }
 
     /// Makes and schedules a plain Greenlet.
-    fn spawn_plain<'py>(
+    pub fn spawn_plain<'py>(
         py: Python<'py>,
         function: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,

@@ -97,7 +97,7 @@ struct Inner {
     reads: Cell<u32>,
     bounds: Bounds,
     /// The service of the server, and the connection's entry there.
-    place: Option<(Py<Service>, usize)>,
+    place: Option<(Py<Service>, Cell<usize>)>,
     alarm: Alarm,
 }
 
@@ -143,7 +143,7 @@ impl Connection {
             if transport == Transport::Descriptor {
                 service.get().set_alarm(key, &alarm);
             }
-            place = Some((service.clone().unbind(), key));
+            place = Some((service.clone().unbind(), Cell::new(key)));
         }
         Ok(Self {
             inner: Gil::new(Inner {
@@ -188,6 +188,40 @@ impl Connection {
     fn with_socket<R>(&self, py: Python<'_>, function: impl FnOnce(Socket) -> PyResult<R>) -> PyResult<R> {
         let object = self.socket(py)?;
         function(Socket::from_object(&object).ok_or_else(closed)?)
+    }
+
+    /// Whether it reads from the descriptor of this socket, and nothing is left in the middle.
+    pub fn may_be_reused(&self, socket: &Py<PyAny>) -> bool {
+        let inner = &*self.inner;
+        inner.transport.get() == Transport::Descriptor
+            && inner.place.is_some()
+            && !inner.is_closed.get()
+            && !inner.is_stalled.get()
+            && !inner.parser.borrow().has_partial_head()
+            && inner.socket.borrow().as_ref().is_some_and(|own| own.is(socket))
+    }
+
+    /// Lets go of a buffer that had to grow.
+    pub fn release_large(&self) {
+        let mut buffer = self.inner.buffer.borrow_mut();
+        if buffer.capacity() > 4 * READ_BYTES {
+            *buffer = Vec::with_capacity(READ_BYTES);
+        }
+    }
+
+    /// Makes it that of another connection, whose entry in the same service is `key`; its socket has adopted that.
+    pub fn reuse(&self, key: usize) {
+        let inner = &*self.inner;
+        inner.buffer.borrow_mut().clear();
+        inner.kept.set(0);
+        inner.start.set(0);
+        inner.has_head.set(false);
+        inner.at_end.set(false);
+        inner.reads.set(0);
+        if let Some((service, place)) = &inner.place {
+            place.set(key);
+            service.get().set_alarm(key, &inner.alarm);
+        }
     }
 
     /// Whether nobody can read from it any more.
@@ -437,7 +471,7 @@ impl Connection {
                 return Err(error);
             }
             let must_end = match &inner.place {
-                Some((service, key)) => service.get().is_draining() || service.get().is_evicted(*key),
+                Some((service, key)) => service.get().is_draining() || service.get().is_evicted(key.get()),
                 None => false,
             };
             let arrival = match () {
@@ -457,7 +491,7 @@ impl Connection {
 
     fn end_waiting(&self, is_waiting: bool) {
         if let Some((service, key)) = self.inner.place.as_ref().filter(|_| is_waiting) {
-            service.get().note_serving(*key);
+            service.get().note_serving(key.get());
         }
     }
 
@@ -470,7 +504,7 @@ impl Connection {
         let limit = match &self.inner.place {
             None => self.inner.bounds.header_timeout,
             Some((service, key)) => {
-                service.get().note_waiting(*key, Some(now));
+                service.get().note_waiting(key.get(), Some(now));
                 Some(self.inner.bounds.header_timeout.unwrap_or(ENDLESS))
             }
         };
@@ -484,7 +518,7 @@ impl Connection {
         };
         let service = service.get();
         let since = if may_doze { None } else { Some(py_hub::ensure(py)?.clock().now()) };
-        service.note_waiting(*key, since);
+        service.note_waiting(key.get(), since);
         let most = match () {
             () if service.is_draining() => Some(LAST_REQUEST_PATIENCE),
             () if may_doze => Some(DOZE_AFTER),
@@ -849,8 +883,9 @@ impl Connection {
     }
 }
 
-/// Has small writes sent at once: a response is written whole, so waiting for more gains nothing.
-fn send_without_delay(descriptor: RawFd) {
+/// Has small writes sent at once: a response is written whole, so waiting for more gains nothing. What a listener
+/// accepts inherits it (tcp(7)).
+pub fn send_without_delay(descriptor: RawFd) {
     let on: libc::c_int = 1;
     // SAFETY: the option's value is an int, whose address and size are given. Unix sockets refuse it, which is fine.
     unsafe {

@@ -7,7 +7,7 @@
 //! what is assigned to them takes its place.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
+use super::accept;
 use super::access_log;
 use super::connection::{self, Arrival, Connection};
 use super::environ::{self, Template};
@@ -33,7 +33,7 @@ use super::service::{Seat, Service};
 use super::stock::{self, Overrides, Step};
 use super::text;
 use crate::gil::Gil;
-use crate::socket::Patience;
+use crate::socket::{Accepted, Patience, Socket};
 use crate::websocket::WebSocket;
 
 /// The longest request line, bytes.
@@ -109,12 +109,18 @@ struct Inner {
     /// The server's `get_environ` is ours and its `environ_class` is dict.
     copies_server_environ: Cell<bool>,
 
+    /// The client's address, of which `client_address` is made when it is asked for.
+    peer: Cell<Option<SocketAddrV4>>,
+    /// The connection's place, if `serve_accepted` serves it.
+    seat: RefCell<Option<Seat>>,
     /// REMOTE_ADDR and REMOTE_PORT.
     remote: RefCell<Option<(Py<PyString>, Py<PyString>)>>,
     start_response: Slot,
     write: Slot,
     empty_input: Slot,
     template: RefCell<Option<Template>>,
+    /// The template is that of another connection.
+    is_template_foreign: Cell<bool>,
 
     environ: Slot,
     application: Slot,
@@ -260,7 +266,7 @@ pub fn serve_connection<'py>(
     };
     if let Ok(Some((handler, longest))) = served {
         let arguments = PyTuple::new(py, [handle, close, socket, address, seat.clone().into_any(), handler])?;
-        return Service::doze(service, seat.get(), arguments, longest);
+        return Service::doze(service, seat.get().place(), Dozing::Connection(arguments.unbind()), longest);
     }
     let closed = close.call1((socket, address));
     served?;
@@ -312,18 +318,66 @@ fn serve_or_doze<'py>(
     Ok(longest.map(|longest| (handler, longest)))
 }
 
-/// Spawns a greenlet that calls `serve_connection` with the arguments.
-pub fn spawn_serving(arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
-    static SPAWN: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
-    let py = arguments.py();
-    let (spawn, serve) = SPAWN.get_or_try_init(py, || {
-        let module = py.import("gevent._greenrust")?;
-        let spawn = module.getattr("Greenlet")?.getattr("spawn")?;
-        PyResult::Ok((spawn.unbind(), module.getattr("serve_connection")?.unbind()))
-    })?;
-    let mut items = vec![serve.bind(py).clone()];
-    items.extend(arguments.iter());
-    spawn.bind(py).call1(PyTuple::new(py, items)?).map(|_| ())
+/// serve_accepted(handler)
+///
+/// Serve the connection of a stock handler of a stock server, until it ends or is idle. Switches.
+#[pyfunction]
+pub fn serve_accepted(handler: Bound<'_, Handler>) -> PyResult<()> {
+    let py = handler.py();
+    let this = handler.get();
+    let place = {
+        let seat = this.inner.seat.borrow();
+        let Some(seat) = &*seat else { return Ok(()) };
+        seat.begin_serving();
+        (seat.service().clone_ref(py), seat.place())
+    };
+    let served = serve(&handler, true);
+    if let Ok(Some(longest)) = served {
+        this.release_memory(py);
+        let (service, place) = place;
+        return Service::doze(service.bind(py), place, Dozing::Handler(handler.unbind()), longest);
+    }
+    let ended = if served.is_ok() && accept::keep(&handler, place.0.get()) { Ok(()) } else { end(&handler) };
+    let seat = this.inner.seat.take();
+    drop(seat);
+    served.map(|_| ()).and(ended)
+}
+
+/// A connection without a greenlet.
+pub enum Dozing {
+    /// The arguments of `serve_connection`.
+    Connection(Py<PyTuple>),
+    /// The argument of `serve_accepted`.
+    Handler(Py<Handler>),
+}
+
+impl Dozing {
+    /// Spawns a greenlet that serves the connection on.
+    pub fn serve_on(&self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Self::Connection(arguments) => accept::spawn(py, false, arguments.bind(py)),
+            Self::Handler(handler) => accept::spawn(py, true, &PyTuple::new(py, [handler])?),
+        }
+    }
+
+    /// Closes the connection. Errors don't matter.
+    pub fn close(&self, py: Python<'_>) {
+        let socket = match self {
+            Self::Connection(arguments) => arguments.bind(py).get_item(2).ok(),
+            Self::Handler(handler) => handler.get().inner.socket.get(py),
+        };
+        if let Some(socket) = socket {
+            let _ = socket.call_method0(intern!(py, "close"));
+        }
+    }
+
+    /// Shows the garbage collector what is held.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Connection(arguments) => visit.call(arguments),
+            Self::Handler(handler) => visit.call(handler),
+        }
+    }
 }
 
 // -- the state of a handler -------------------------------------------------------------------------------------------
@@ -353,6 +407,100 @@ impl Handler {
 
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.inner.server.get(py).ok_or_else(|| PyException::new_err("the handler has no server"))
+    }
+
+    /// Begins to serve an accepted connection, whose place is `seat`, in a greenlet of its own.
+    pub fn take_seat(&self, seat: Seat) {
+        self.inner.seat.replace(Some(seat));
+    }
+
+    /// Closes the connection and makes ready for [`reuse`](Self::reuse), if nobody else has any of the objects that go
+    /// into that. `references` is how many there are to the handler, its own not counted.
+    pub fn close_to_reuse(slf: This<'_, '_>, references: isize) -> bool {
+        let py = slf.py();
+        let inner = &*slf.get().inner;
+        let is_plain = inner.overrides.get().is_empty()
+            && !inner.must_linger.get()
+            && !inner.connection_upgraded.get()
+            && !inner.rfile.is_set()
+            && !inner.environ.is_set()
+            && inner.websocket.borrow().is_none()
+            && accept::is_bare(slf.as_any());
+        if !is_plain {
+            return false;
+        }
+        let mut own = 0;
+        for slot in [&inner.start_response, &inner.write] {
+            if let Some(method) = &*slot.0.borrow() {
+                own += 1;
+                if accept::count(method) != 1 {
+                    return false;
+                }
+            }
+        }
+        if accept::count(slf.as_unbound()) != references + own {
+            return false;
+        }
+        let socket = inner.socket.0.borrow();
+        let connection = inner.connection.borrow();
+        let (Some(socket), Some(connection)) = (&*socket, &*connection) else { return false };
+        let mut readers = 1;
+        if let Some(input) = &*inner.empty_input.0.borrow() {
+            readers += 1;
+            let has_template = inner.template.borrow().is_some();
+            let is_shown = inner.wsgi_input.0.borrow().as_ref().is_some_and(|shown| shown.is(input));
+            if accept::count(input) != 1 + isize::from(has_template) + isize::from(is_shown) {
+                return false;
+            }
+        }
+        if accept::count(connection) != readers
+            || !accept::is_unreferenced(connection.bind(py).as_any())
+            || !connection.get().may_be_reused(socket)
+            || accept::count(socket) != 2
+            || !accept::is_unreferenced(socket.bind(py))
+        {
+            return false;
+        }
+        let Some(own) = Socket::from_object(socket.bind(py)) else { return false };
+        own.close_to_adopt();
+        connection.get().release_large();
+        if inner.out.borrow().capacity() > 2 * COPIED_BYTES {
+            drop(inner.out.take());
+        }
+        true
+    }
+
+    /// Makes a handler that was closed [so](Self::close_to_reuse) that of another connection of the same server.
+    pub fn reuse(&self, py: Python<'_>, accepted: Accepted, seat: Seat) -> PyResult<()> {
+        let inner = &*self.inner;
+        let peer = accepted.ipv4();
+        let address = if peer.is_none() { Some(accepted.address(py)?) } else { None };
+        let socket = inner.socket.get(py);
+        if let Some(socket) = socket.as_ref().and_then(Socket::from_object) {
+            socket.adopt(py, accepted)?;
+        }
+        if let Some(connection) = &*inner.connection.borrow() {
+            connection.get().reuse(seat.place().0);
+        }
+        inner.peer.set(peer);
+        inner.client_address.set(address);
+        let remote = inner.remote.take();
+        drop(remote);
+        inner.is_template_foreign.set(true);
+        if inner.service.borrow().as_ref().is_some_and(|service| !service.get().trusted().is_empty()) {
+            // It has what other proxies said.
+            let template = inner.template.take();
+            drop(template);
+        }
+        inner.has_served.set(false);
+        inner.close_connection.set(false);
+        inner.headers_sent.set(false);
+        inner.code.set(0);
+        for slot in [&inner.status, &inner.native_status, &inner.response_headers] {
+            slot.clear();
+        }
+        self.take_seat(seat);
+        Ok(())
     }
 
     /// Forgets what is known of the previous request.
@@ -748,6 +896,12 @@ fn get_environ<'py>(slf: This<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
             })
         };
         if let Some(known) = known.flatten() {
+            if inner.is_template_foreign.replace(false)
+                && let Some((address, port)) = remote(slf)?
+            {
+                known.set_item(intern!(py, "REMOTE_ADDR"), address)?;
+                known.set_item(intern!(py, "REMOTE_PORT"), port)?;
+            }
             let environ = known.copy()?;
             connection.get().with_head(|head, _| {
                 environ.set_item(intern!(py, "REQUEST_METHOD"), environ::method(py, head.method()))?;
@@ -770,6 +924,7 @@ fn get_environ<'py>(slf: This<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         if is_repeatable {
             let copy = environ.copy()?;
             let template = connection.get().with_head(|_, fields| Template::new(&base, fields, copy)).flatten();
+            inner.is_template_foreign.set(false);
             let old = inner.template.replace(template);
             drop(old);
         }
@@ -886,13 +1041,29 @@ fn remote<'py>(slf: This<'_, 'py>) -> PyResult<Option<(Bound<'py, PyString>, Bou
     if let Some((address, port)) = &*inner.remote.borrow() {
         return Ok(Some((address.bind(py).clone(), port.bind(py).clone())));
     }
-    let Some(address) = inner.client_address.get(py).and_then(|address| address.cast_into::<PyTuple>().ok()) else {
-        return Ok(None);
+    let (host, port) = if let (Some(peer), Some(service)) = (inner.peer.get(), slf.get().service(py)) {
+        (service.get().host(py, *peer.ip()), text::decimal(py, u64::from(peer.port())))
+    } else {
+        let Some(address) = inner.client_address.get(py).and_then(|address| address.cast_into::<PyTuple>().ok()) else {
+            return Ok(None);
+        };
+        (address.get_item(0)?.str()?, address.get_item(1)?.str()?)
     };
-    let (host, port) = (address.get_item(0)?.str()?, address.get_item(1)?.str()?);
     let old = inner.remote.replace(Some((host.clone().unbind(), port.clone().unbind())));
     drop(old);
     Ok(Some((host, port)))
+}
+
+/// The attribute `client_address`.
+fn client_address_of<'py>(this: &Handler, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+    let inner = &*this.inner;
+    if let Some(peer) = inner.peer.get()
+        && !inner.client_address.is_set()
+    {
+        let address = (peer.ip().to_string(), peer.port()).into_pyobject(py).ok()?;
+        inner.client_address.set(Some(address.into_any()));
+    }
+    inner.client_address.get(py)
 }
 
 /// The client's address by what trusted proxies say, if there are such.
@@ -1546,7 +1717,7 @@ fn logged_client(slf: This<'_, '_>) -> PyResult<(Vec<u8>, Vec<u8>)> {
     }
     match remote(slf)? {
         Some((address, port)) => Ok((shown(address.as_any())?, shown(port.as_any())?)),
-        None => match this.inner.client_address.get(py).filter(|address| address.is_truthy().unwrap_or(false)) {
+        None => match client_address_of(this, py).filter(|address| address.is_truthy().unwrap_or(false)) {
             Some(address) => Ok((shown(&address)?, Vec::new())),
             None => Ok((Vec::new(), Vec::new())),
         },
@@ -1976,11 +2147,12 @@ impl Handler {
 
     #[getter]
     fn get_client_address<'py>(slf: &Bound<'py, Self>) -> Option<Bound<'py, PyAny>> {
-        slf.get().inner.client_address.get(slf.py())
+        client_address_of(slf.get(), slf.py())
     }
 
     #[setter]
     fn set_client_address(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) {
+        slf.get().inner.peer.set(None);
         slf.get().inner.client_address.set(some(value));
     }
 
@@ -2143,6 +2315,11 @@ impl Handler {
         }
         if let Ok(service) = inner.service.try_borrow() {
             visit.call(&*service)?;
+        }
+        if let Ok(seat) = inner.seat.try_borrow()
+            && let Some(seat) = &*seat
+        {
+            visit.call(seat.service())?;
         }
         match inner.template.try_borrow() {
             Ok(template) => template.as_ref().map_or(Ok(()), |template| template.traverse(&visit)),

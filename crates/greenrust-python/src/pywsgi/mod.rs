@@ -1,6 +1,7 @@
 //! `gevent.pywsgi`'s native part: a WSGI server's connections, from the socket's bytes to the application and back.
 //!
 //! ```text
+//! accept       new connections, and the reuse of what ended ones leave behind
 //! service      what the connections of a server share: limits, time-outs, who is idle
 //! handler      the life of a connection and of a request; calls Python only for what a subclass overrides
 //!   connection   the bytes: buffered reading, whole writing          (gevent: handler.rfile)
@@ -15,6 +16,7 @@
 //! Syntax and framing are [`greenrust::http`]'s. Each step of a request is one native function. It is at the same time a
 //! method of the handler's class, so that a subclass which overrides one step gets the others as they are.
 
+mod accept;
 mod access_log;
 mod connection;
 mod environ;
@@ -47,6 +49,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<connection::Connection>()?;
     module.add_class::<service::Service>()?;
     module.add_class::<service::Seat>()?;
+    module.add_function(wrap_pyfunction!(accept::accept_connections, module)?)?;
+    module.add_function(wrap_pyfunction!(handler::serve_accepted, module)?)?;
     module.add_function(wrap_pyfunction!(handler::serve_connection, module)?)?;
     module.add_function(wrap_pyfunction!(format_date_time, module)?)?;
     module.add_function(wrap_pyfunction!(stock::set_pywsgi_classes, module)?)

@@ -15,7 +15,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -25,12 +25,11 @@ use greenrust::hub::{Alarm, Direction, Hub, TimerAction};
 use greenrust::timers::TimerKey;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyString};
 use slab::Slab;
 
-use super::handler;
+use super::handler::{Dozing, Handler};
 use super::log_format::LogFormat;
 use crate::gil::Gil;
 use crate::host;
@@ -100,10 +99,12 @@ struct Entry {
 }
 
 struct Doze {
-    /// The arguments of `serve_connection`.
-    arguments: Py<PyTuple>,
+    what: Dozing,
     timer: Option<TimerKey>,
 }
+
+/// How many handlers of ended connections are kept for new ones.
+const SPARE_HANDLERS: usize = 128;
 
 struct Inner {
     bounds: Bounds,
@@ -115,7 +116,8 @@ struct Inner {
     /// Whether greenlets are spawned for single connections, and so may end before these do.
     may_doze: Cell<bool>,
     entries: RefCell<Slab<Entry>>,
-    by_descriptor: RefCell<HashMap<RawFd, usize>>,
+    /// The entries' keys.
+    by_descriptor: RefCell<Vec<usize>>,
     serial: Cell<u64>,
     first_waiting: Cell<usize>,
     last_waiting: Cell<usize>,
@@ -126,6 +128,12 @@ struct Inner {
     is_short: Cell<bool>,
     is_retry_pending: Cell<bool>,
     on_change: RefCell<Option<Py<PyAny>>>,
+    /// Handlers that nobody else has any more, with all that belongs to them.
+    spare: RefCell<Vec<Py<Handler>>>,
+    /// The peer's address that was made a string last.
+    host: RefCell<Option<(Ipv4Addr, Py<PyString>)>>,
+    /// The listener whose connections inherit that small writes are sent at once.
+    undelayed_listener: Cell<RawFd>,
 }
 
 /// What the connections of a server share. Its parameters are those of `gevent.pywsgi.WSGIServer`.
@@ -152,6 +160,11 @@ impl Seat {
     /// The service.
     pub fn service(&self) -> &Py<Service> {
         &self.service
+    }
+
+    /// The key and serial number of the connection's entry.
+    pub fn place(&self) -> (usize, u64) {
+        (self.key, self.serial)
     }
 
     /// Notes which greenlet serves the connection.
@@ -308,6 +321,9 @@ impl Inner {
             is_short: Cell::new(false),
             is_retry_pending: Cell::new(false),
             on_change: RefCell::default(),
+            spare: RefCell::default(),
+            host: RefCell::default(),
+            undelayed_listener: Cell::new(-1),
         })
     }
 
@@ -371,7 +387,66 @@ impl Service {
 
     /// The entry of the connection with this descriptor.
     pub fn find(&self, descriptor: RawFd) -> Option<usize> {
-        self.inner.by_descriptor.borrow().get(&descriptor).copied()
+        let index = usize::try_from(descriptor).ok()?;
+        self.inner.by_descriptor.borrow().get(index).copied().filter(|&key| key != NONE)
+    }
+
+    fn note_descriptor(&self, descriptor: RawFd, key: usize) {
+        let Ok(index) = usize::try_from(descriptor) else { return };
+        let mut by_descriptor = self.inner.by_descriptor.borrow_mut();
+        if by_descriptor.len() <= index {
+            by_descriptor.resize(index + 1, NONE);
+        }
+        by_descriptor[index] = key;
+    }
+
+    /// Counts a new connection, until the seat goes.
+    pub fn seat(slf: &Bound<'_, Self>, descriptor: RawFd) -> Seat {
+        let inner = &*slf.get().inner;
+        let serial = inner.serial.get() + 1;
+        inner.serial.set(serial);
+        let entry = Entry { descriptor, serial, previous: NONE, next: NONE, ..Entry::default() };
+        let key = inner.entries.borrow_mut().insert(entry);
+        slf.get().note_descriptor(descriptor, key);
+        Seat { service: slf.clone().unbind(), key, serial }
+    }
+
+    /// Whether there are fewer connections than there may be.
+    pub fn has_room(&self) -> bool {
+        self.inner.has_room()
+    }
+
+    /// Returns the handler of a connection that has ended, if one is kept.
+    pub fn take_spare(&self) -> Option<Py<Handler>> {
+        self.inner.spare.borrow_mut().pop()
+    }
+
+    /// Whether a handler that nobody needs any more is worth keeping.
+    pub fn wants_spare(&self) -> bool {
+        !self.is_draining() && self.inner.spare.borrow().len() < SPARE_HANDLERS
+    }
+
+    /// Keeps a handler for another connection.
+    pub fn keep_spare(&self, handler: Py<Handler>) {
+        self.inner.spare.borrow_mut().push(handler);
+    }
+
+    /// Whether connections of the listener have small writes sent at once already; it is taken for done if not.
+    pub fn is_undelayed(&self, listener: RawFd) -> bool {
+        self.inner.undelayed_listener.replace(listener) == listener
+    }
+
+    /// The string of a peer's address; most come again.
+    pub fn host<'py>(&self, py: Python<'py>, address: Ipv4Addr) -> Bound<'py, PyString> {
+        if let Some((known, text)) = &*self.inner.host.borrow()
+            && *known == address
+        {
+            return text.bind(py).clone();
+        }
+        let text = PyString::new(py, &address.to_string());
+        let old = self.inner.host.replace(Some((address, text.clone().unbind())));
+        drop(old);
+        text
     }
 
     /// Notes by which alarm the connection's waits are timed.
@@ -427,8 +502,10 @@ impl Service {
         };
         {
             let mut by_descriptor = inner.by_descriptor.borrow_mut();
-            if by_descriptor.get(&removed.descriptor) == Some(&key) {
-                by_descriptor.remove(&removed.descriptor);
+            if let Some(place) = usize::try_from(removed.descriptor).ok().and_then(|index| by_descriptor.get_mut(index))
+                && *place == key
+            {
+                *place = NONE;
             }
         }
         if removed.is_evicted {
@@ -458,16 +535,14 @@ impl Service {
         });
     }
 
-    /// Lets the connection doze for at most `longest`: `arguments` are those that `serve_connection` is called with when
-    /// bytes arrive. They hold the connection's seat.
+    /// Lets the connection with the place `(key, serial)` doze for at most `longest`. `what` holds its seat.
     pub fn doze(
         slf: &Bound<'_, Self>,
-        seat: &Seat,
-        arguments: Bound<'_, PyTuple>,
+        (key, serial): (usize, u64),
+        what: Dozing,
         longest: Option<Duration>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let (key, serial) = (seat.key, seat.serial);
         let hub = py_hub::ensure(py)?;
         let descriptor = {
             let entries = slf.get().inner.entries.borrow();
@@ -486,7 +561,7 @@ impl Service {
         if let Some(entry) = slf.get().inner.entries.borrow_mut().get_mut(key) {
             entry.alarm = None;
             entry.greenlet = 0;
-            entry.dozing = Some(Doze { arguments: arguments.unbind(), timer });
+            entry.dozing = Some(Doze { what, timer });
         }
         slf.get().note_waiting(key, None);
         let service = slf.clone().unbind();
@@ -497,10 +572,10 @@ impl Service {
     }
 
     /// Ends a doze and returns what was kept for its end.
-    fn take_doze(&self, key: usize, serial: u64) -> Option<(Py<PyTuple>, RawFd)> {
+    fn take_doze(&self, key: usize, serial: u64) -> Option<(Dozing, RawFd)> {
         let mut entries = self.inner.entries.borrow_mut();
         let entry = entries.get_mut(key).filter(|entry| entry.serial == serial)?;
-        let Doze { arguments, timer } = entry.dozing.take()?;
+        let Doze { what, timer } = entry.dozing.take()?;
         let descriptor = entry.descriptor;
         self.inner.unlink(&mut entries, key);
         drop(entries);
@@ -508,26 +583,25 @@ impl Service {
         if let Some(timer) = timer {
             hub.remove_timer(timer);
         }
-        Some((arguments, descriptor))
+        Some((what, descriptor))
     }
 
     /// Serves a dozing connection on, in a new greenlet.
     fn rouse(&self, py: Python<'_>, key: usize, serial: u64) {
-        let Some((arguments, _)) = self.take_doze(key, serial) else { return };
-        let arguments = arguments.bind(py);
-        if let Err(error) = handler::spawn_serving(arguments) {
+        let Some((what, _)) = self.take_doze(key, serial) else { return };
+        if let Err(error) = what.serve_on(py) {
             py_hub::handle_error(py, None, error);
-            close_socket(arguments);
+            what.close(py);
         }
     }
 
     /// Closes a dozing connection.
     fn end_doze(&self, py: Python<'_>, key: usize, serial: u64) -> bool {
-        let Some((arguments, descriptor)) = self.take_doze(key, serial) else { return false };
+        let Some((what, descriptor)) = self.take_doze(key, serial) else { return false };
         if let Some(hub) = Hub::if_current() {
             hub.cancel_call(descriptor, Direction::Read);
         }
-        close_socket(arguments.bind(py));
+        what.close(py);
         // The seat may live on for a while, in a greenlet that has ended.
         self.leave(key, serial);
         true
@@ -560,13 +634,6 @@ impl Service {
     }
 }
 
-/// Closes the socket of a dozing connection. Errors don't matter: the connection ends.
-fn close_socket(arguments: &Bound<'_, PyTuple>) {
-    if let Ok(socket) = arguments.get_item(2) {
-        let _ = socket.call_method0(intern!(arguments.py(), "close"));
-    }
-}
-
 #[pymethods]
 impl Service {
     #[new]
@@ -578,13 +645,7 @@ impl Service {
     ///
     /// Counts a new connection, until the seat goes.
     fn enter(slf: &Bound<'_, Self>, descriptor: RawFd) -> PyResult<Py<Seat>> {
-        let inner = &*slf.get().inner;
-        let serial = inner.serial.get() + 1;
-        inner.serial.set(serial);
-        let entry = Entry { descriptor, serial, previous: NONE, next: NONE, ..Entry::default() };
-        let key = inner.entries.borrow_mut().insert(entry);
-        inner.by_descriptor.borrow_mut().insert(descriptor, key);
-        Py::new(slf.py(), Seat { service: slf.clone().unbind(), key, serial })
+        Py::new(slf.py(), Self::seat(slf, descriptor))
     }
 
     /// make_room() -> bool
@@ -631,6 +692,8 @@ impl Service {
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         let inner = &*self.inner;
         inner.is_draining.set(true);
+        let spare = inner.spare.take();
+        drop(spare);
         let waiting: Vec<_> = {
             let entries = inner.entries.borrow();
             entries.iter().filter(|(_, entry)| entry.is_waiting).map(|(key, entry)| (key, entry.serial)).collect()
@@ -653,6 +716,7 @@ impl Service {
     /// Ends the draining: connections are kept again.
     fn reopen(&self) {
         self.inner.is_draining.set(false);
+        self.inner.undelayed_listener.set(-1);
     }
 
     /// others() -> int
@@ -716,8 +780,13 @@ impl Service {
         if let Ok(entries) = inner.entries.try_borrow() {
             for (_, entry) in entries.iter() {
                 if let Some(doze) = &entry.dozing {
-                    visit.call(&doze.arguments)?;
+                    doze.what.traverse(&visit)?;
                 }
+            }
+        }
+        if let Ok(spare) = inner.spare.try_borrow() {
+            for handler in spare.iter() {
+                visit.call(handler)?;
             }
         }
         Ok(())
@@ -726,5 +795,7 @@ impl Service {
     fn __clear__(&self) {
         let callback = self.inner.on_change.take();
         drop(callback);
+        let spare = self.inner.spare.take();
+        drop(spare);
     }
 }

@@ -1,14 +1,19 @@
 //! What `gevent.pywsgi` tells the native driver about its own classes, so that the driver knows what a program overrides.
+//!
+//! What is found out about a class holds until the class is changed, or one that it is derived from: CPython then gives
+//! it another version (`tp_version_tag`, Objects/typeobject.c).
 
-#![forbid(unsafe_code)]
-
-use std::ffi::c_int;
+use std::cell::RefCell;
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
+
+use crate::gil::Gil;
+use crate::socket::Socket;
 
 macro_rules! steps {
     ($($constant:ident = $name:literal,)*) => {
@@ -65,10 +70,18 @@ impl Overrides {
     }
 }
 
+/// The methods of a server that are run for each connection, or tell whether and how it is run.
+const ACCEPTING: &[&str] = &["_do_read", "do_read", "do_handle", "do_close", "handle", "full"];
+
+type Method = (Py<PyString>, Py<PyAny>);
+
 struct Stock {
-    methods: Vec<(Step, Py<PyAny>, Py<pyo3::types::PyString>)>,
+    handler: Py<PyType>,
+    methods: Vec<(Step, Py<PyAny>, Py<PyString>)>,
+    init: Py<PyAny>,
     get_environ: Py<PyAny>,
     handle_connection: Py<PyAny>,
+    accepting: Vec<Method>,
     handle: Py<PyAny>,
     no_log: Py<PyType>,
     file_wrapper: Py<PyType>,
@@ -96,14 +109,21 @@ pub fn set_pywsgi_classes(
 ) -> PyResult<()> {
     let mut methods = Vec::new();
     for (step, name) in NAMES {
-        methods.push((*step, handler.getattr(*name)?.unbind(), pyo3::types::PyString::intern(py, name).unbind()));
+        methods.push((*step, handler.getattr(*name)?.unbind(), PyString::intern(py, name).unbind()));
+    }
+    let mut accepting = Vec::new();
+    for name in ACCEPTING {
+        accepting.push((PyString::intern(py, name).unbind(), server.getattr(*name)?.unbind()));
     }
     let socket = py.import("gevent.socket")?.getattr("socket")?.cast_into::<PyType>()?;
     let socket_methods = [socket.getattr("recv")?.unbind(), socket.getattr("sendall")?.unbind()];
     let stock = Stock {
+        handler: handler.clone().unbind(),
         methods,
+        init: handler.getattr("__init__")?.unbind(),
         get_environ: server.getattr("get_environ")?.unbind(),
         handle_connection: server.getattr("handle")?.unbind(),
+        accepting,
         handle: handler.getattr("handle")?.unbind(),
         no_log,
         file_wrapper,
@@ -126,33 +146,154 @@ fn stock(py: Python<'_>) -> PyResult<&Stock> {
     }
 }
 
+// -- what is known of classes -----------------------------------------------------------------------------------------
+
+/// An answer about classes, remembered for the last few.
+struct Known<T>(RefCell<Vec<(*mut ffi::PyTypeObject, u32, T)>>);
+
+/// How many classes are remembered.
+const REMEMBERED: usize = 4;
+
+impl<T: Copy> Known<T> {
+    const fn new() -> Gil<Self> {
+        Gil::new(Self(RefCell::new(Vec::new())))
+    }
+
+    #[inline]
+    fn get(&self, class: &Bound<'_, PyType>, find: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        let pointer = class.as_type_ptr();
+        let version = version(class);
+        // No version is given twice, so one tells a class from another that has its address later. 0 is none.
+        let known = self.0.borrow().iter().find(|known| known.0 == pointer && known.1 == version).map(|known| known.2);
+        match known {
+            Some(answer) if version != 0 => Ok(answer),
+            _ => self.find(class, find),
+        }
+    }
+
+    #[cold]
+    fn find(&self, class: &Bound<'_, PyType>, find: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        // Looking for attributes gives the class a version.
+        let answer = find()?;
+        let mut known = self.0.borrow_mut();
+        known.retain(|known| known.0 != class.as_type_ptr());
+        known.truncate(REMEMBERED - 1);
+        known.insert(0, (class.as_type_ptr(), version(class), answer));
+        Ok(answer)
+    }
+}
+
+#[inline]
+fn version(class: &Bound<'_, PyType>) -> u32 {
+    // SAFETY: a field of a live type; the GIL guards it.
+    unsafe { (*class.as_type_ptr()).tp_version_tag }
+}
+
+/// Whether the object has an attribute of its own, beside those of its class.
+fn has_own(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+    match object.getattr(intern!(object.py(), "__dict__")) {
+        Ok(own) => own.contains(name),
+        Err(_) => Ok(false),
+    }
+}
+
+/// The attributes of an object's own, beside those of its class; None if there are none.
+#[inline]
+pub fn own_attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyDict>>> {
+    // SAFETY: where the offset is positive, the object has a pointer to a dictionary there, or null.
+    let own = unsafe {
+        let offset = (*object.get_type_ptr()).tp_dictoffset;
+        if offset > 0 {
+            let own = *object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>();
+            Bound::from_borrowed_ptr_or_opt(object.py(), own)
+        } else {
+            // Where it is, the interpreter alone knows.
+            Some(object.getattr(intern!(object.py(), "__dict__"))?)
+        }
+    };
+    match own {
+        Some(own) => Ok(Some(own.cast_into::<PyDict>()?).filter(|own| !own.is_empty())),
+        None => Ok(None),
+    }
+}
+
 /// Finds what `handler` has in place of our methods.
 pub fn overrides(handler: &Bound<'_, PyAny>) -> PyResult<Overrides> {
+    static KNOWN: Gil<Known<u32>> = Known::new();
     let py = handler.py();
     let class = handler.get_type();
-    let own = handler.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
-    let mut found = 0;
-    for (step, method, name) in &stock(py)?.methods {
-        let name = name.bind(py);
-        if !class.getattr(name)?.is(method) || (!own.is_empty() && own.contains(name)?) {
-            found |= 1 << *step as u32;
+    let stock = stock(py)?;
+    let mut found = KNOWN.get(&class, || {
+        let mut found = 0;
+        for (step, method, name) in &stock.methods {
+            if !class.getattr(name.bind(py))?.is(method) {
+                found |= 1 << *step as u32;
+            }
+        }
+        Ok(found)
+    })?;
+    if let Some(own) = own_attributes(handler)? {
+        for (step, _, name) in &stock.methods {
+            if own.contains(name.bind(py))? {
+                found |= 1 << *step as u32;
+            }
         }
     }
     Ok(Overrides(found))
 }
 
-/// Whether `server.get_environ` is ours.
-pub fn has_stock_get_environ(server: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = server.py();
-    let name = intern!(py, "get_environ");
-    let Ok(method) = server.get_type().getattr(name) else { return Ok(false) };
-    if !method.is(&stock(py)?.get_environ) {
+/// Whether `class` is our handler's itself, and nobody has changed how its objects are made and begin.
+pub fn is_stock_handler_class(class: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static KNOWN: Gil<Known<bool>> = Known::new();
+    let py = class.py();
+    let stock = stock(py)?;
+    if !class.is(&stock.handler) {
         return Ok(false);
     }
-    match server.getattr(intern!(py, "__dict__")) {
-        Ok(own) => Ok(!own.contains(name)?),
-        Err(_) => Ok(true),
+    let class = stock.handler.bind(py);
+    KNOWN.get(class, || {
+        Ok(class.getattr(intern!(py, "__init__"))?.is(&stock.init)
+            && class.getattr(intern!(py, "handle"))?.is(&stock.handle))
+    })
+}
+
+/// Whether the server accepts connections as ours does, and begins to serve them so.
+pub fn accepts(server: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static KNOWN: Gil<Known<bool>> = Known::new();
+    let py = server.py();
+    let class = server.get_type();
+    let accepting = &stock(py)?.accepting;
+    let is_stock = KNOWN.get(&class, || {
+        for (name, method) in accepting {
+            if !class.getattr(name.bind(py))?.is(method) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    if !is_stock || !is_stock_handle(&server.getattr(intern!(py, "_handle"))?)? {
+        return Ok(false);
     }
+    let own = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+    for (name, _) in accepting {
+        if own.contains(name.bind(py))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether `server.get_environ` is ours.
+pub fn has_stock_get_environ(server: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static KNOWN: Gil<Known<bool>> = Known::new();
+    let py = server.py();
+    let name = intern!(py, "get_environ");
+    let class = server.get_type();
+    let is_stock = KNOWN.get(&class, || match class.getattr_opt(name)? {
+        Some(method) => Ok(method.is(&stock(py)?.get_environ)),
+        None => Ok(false),
+    })?;
+    Ok(is_stock && !has_own(server, name)?)
 }
 
 /// Whether `handle`, which a server calls for each connection, is the method of our server's class.
@@ -166,8 +307,10 @@ pub fn is_stock_handle(handle: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// Whether `handler.handle` is ours.
 pub fn has_stock_handle(handler: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static KNOWN: Gil<Known<bool>> = Known::new();
     let py = handler.py();
-    Ok(handler.get_type().getattr(intern!(py, "handle"))?.is(&stock(py)?.handle))
+    let class = handler.get_type();
+    KNOWN.get(&class, || Ok(class.getattr(intern!(py, "handle"))?.is(&stock(py)?.handle)))
 }
 
 /// Whether `log` is the one that writes nothing.
@@ -210,16 +353,15 @@ pub fn is_invalid_client_input(py: Python<'_>, error: &PyErr) -> bool {
 /// Whether system calls on the socket's descriptor do what its `recv` and `sendall` do: it is a socket of ours, and its
 /// class has no such methods of its own, as TLS sockets have.
 pub fn is_plain_socket(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static KNOWN: Gil<Known<bool>> = Known::new();
     let py = socket.py();
-    let stock = stock(py)?;
     let class = socket.get_type();
-    if !class.is_subclass(stock.socket.bind(py))? {
-        return Ok(false);
-    }
-    let [recv, sendall] = &stock.socket_methods;
-    if !class.getattr(intern!(py, "recv"))?.is(recv) || !class.getattr(intern!(py, "sendall"))?.is(sendall) {
-        return Ok(false);
-    }
-    let kind: c_int = socket.getattr(intern!(py, "type"))?.extract()?;
-    Ok(kind & 0xf == libc::SOCK_STREAM)
+    let is_plain = KNOWN.get(&class, || {
+        let stock = stock(py)?;
+        let [recv, sendall] = &stock.socket_methods;
+        Ok(class.is_subclass(stock.socket.bind(py))?
+            && class.getattr(intern!(py, "recv"))?.is(recv)
+            && class.getattr(intern!(py, "sendall"))?.is(sendall))
+    })?;
+    Ok(is_plain && Socket::from_object(socket).is_some_and(|socket| socket.is_stream()))
 }

@@ -65,6 +65,20 @@ pub fn percent_decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(decoded)
 }
 
+/// The string of a number.
+pub fn decimal(py: Python<'_>, mut number: u64) -> Bound<'_, PyString> {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return latin1(py, &digits[start..]);
+        }
+    }
+}
+
 /// The environ key of a request field, `HTTP_` and the name in capitals; None for names with an underscore, which could
 /// pass for one with a dash.
 ///

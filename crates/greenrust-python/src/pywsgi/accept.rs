@@ -1,0 +1,136 @@
+//! Accepting connections without Python, and serving new ones with the objects of those that have ended.
+//!
+//! A connection of a server and handler class that nobody has derived from, or changed, needs a socket object, a handler,
+//! its reader and its bound methods. All of them outlive it, if the application has kept none of them: the next
+//! connection takes them over. Who looks cannot tell, as nobody has seen them before.
+
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
+
+use super::connection;
+use super::handler::Handler;
+use super::service::Service;
+use super::stock;
+use crate::greenlet::PyGeventGreenlet;
+use crate::socket::{Accepted, Socket};
+
+/// accept_connections(server) -> bool
+///
+/// Accept the connections that wait for *server*, `max_accept` at most, and spawn a greenlet for each. False if there
+/// may be more which the server itself has to accept: its methods are not ours, it is full, or there was an error.
+/// Runs in the hub.
+#[pyfunction]
+pub fn accept_connections(server: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = server.py();
+    let Ok(service) = server.getattr(intern!(py, "_service"))?.cast_into::<Service>() else { return Ok(false) };
+    if !service.get().may_doze() || service.get().expects_proxy_header() || !stock::accepts(server)? {
+        return Ok(false);
+    }
+    let listener = server.getattr(intern!(py, "socket"))?;
+    if !stock::is_plain_socket(&listener)? {
+        return Ok(false);
+    }
+    let Some(own) = Socket::from_object(&listener) else { return Ok(false) };
+    if !service.get().is_undelayed(own.descriptor()) {
+        connection::send_without_delay(own.descriptor());
+    }
+    let handler_class = server.getattr(intern!(py, "handler_class"))?;
+    let is_stock = stock::is_stock_handler_class(&handler_class)?;
+    let most: usize = server.getattr(intern!(py, "max_accept"))?.extract()?;
+    for _ in 0..most {
+        if !service.get().has_room() {
+            return Ok(false);
+        }
+        let accepted = match own.accept_at_once() {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => return Ok(true),
+            Err(_) => return Ok(false),
+        };
+        if is_stock {
+            let handler = handler_for(accepted, own, server, &service, &handler_class)?;
+            spawn(py, true, &PyTuple::new(py, [handler])?)?;
+        } else {
+            let seat = Bound::new(py, Service::seat(&service, accepted.descriptor()))?;
+            let address = accepted.address(py)?;
+            let socket = accepted.into_object(py, own)?;
+            let handle = server.getattr(intern!(py, "_handle"))?;
+            let close = server.getattr(intern!(py, "do_close"))?;
+            spawn(py, false, &PyTuple::new(py, [handle, close, socket, address, seat.into_any()])?)?;
+        }
+    }
+    Ok(true)
+}
+
+/// The handler of a new connection: that of one that has ended, if there is one.
+fn handler_for<'py>(
+    accepted: Accepted,
+    listener: Socket,
+    server: &Bound<'py, PyAny>,
+    service: &Bound<'py, Service>,
+    handler_class: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Handler>> {
+    let py = server.py();
+    let seat = Service::seat(service, accepted.descriptor());
+    if let Some(spare) = service.get().take_spare() {
+        let spare = spare.into_bound(py);
+        spare.get().reuse(py, accepted, seat)?;
+        return Ok(spare);
+    }
+    let address = accepted.address(py)?;
+    let socket = accepted.into_object(py, listener)?;
+    let handler = handler_class.call1((socket, address, server))?.cast_into::<Handler>()?;
+    handler.get().take_seat(seat);
+    Ok(handler)
+}
+
+/// Closes the connection of a handler that `serve_accepted` was called with, and keeps what it leaves behind for another
+/// one. Does nothing, and returns false, if somebody else has any of it.
+pub fn keep(handler: &Bound<'_, Handler>, service: &Service) -> bool {
+    // Those of the caller and of the greenlet's arguments.
+    const REFERENCES: isize = 2;
+    if !service.wants_spare() || !Handler::close_to_reuse(handler, REFERENCES) {
+        return false;
+    }
+    service.keep_spare(handler.clone().unbind());
+    true
+}
+
+/// Spawns a greenlet that calls `serve_accepted`, or `serve_connection`, with the arguments.
+pub fn spawn(py: Python<'_>, is_accepted: bool, arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
+    static SERVE: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
+    let serve = SERVE.get_or_try_init(py, || {
+        let module = py.import("gevent._greenrust")?;
+        let function = |name: &str| module.getattr(name).map(Bound::unbind);
+        PyResult::Ok([function("serve_connection")?, function("serve_accepted")?])
+    })?;
+    let function = serve[usize::from(is_accepted)].bind(py).clone();
+    PyGeventGreenlet::spawn_plain(py, function, arguments.clone(), None).map(|_| ())
+}
+
+// -- who else has an object -------------------------------------------------------------------------------------------
+
+/// How many references there are to an object.
+#[inline]
+pub fn count<T>(object: &Py<T>) -> isize {
+    // SAFETY: a live object; the GIL is held, as whoever has a `Py` of an object that is in use must.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// Whether there is no weak reference to the object.
+#[inline]
+pub fn is_unreferenced(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: where the offset is not 0, the object has a pointer to its first weak reference there, or null.
+    unsafe {
+        let offset = (*object.get_type_ptr()).tp_weaklistoffset;
+        offset == 0 || (*object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>()).is_null()
+    }
+}
+
+/// Whether there is no weak reference to the object, and nobody has set attributes of it that its class knows nothing of.
+#[inline]
+pub fn is_bare(object: &Bound<'_, PyAny>) -> bool {
+    is_unreferenced(object) && stock::own_attributes(object).is_ok_and(|own| own.is_none())
+}
