@@ -50,6 +50,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{BINDING}/loop_/mod.rs": "the hub of the loop's thread, and Python inside the hub's calls",
     f"{BINDING}/loop_/rounds.rs": "the thread's book, by a thread-local pointer",
     f"{BINDING}/loop_/signal.rs": "a signal handler",
+    f"{BINDING}/loop_/signal_wakeup.rs": "a pipe, and queries of the process",
     f"{BINDING}/lowlevel.rs": "owned and borrowed object pointers, finalizers",
     f"{BINDING}/pywsgi/accept.rs": "reference counts, and whether an object has weak references",
     f"{BINDING}/pywsgi/access_log.rs": "localtime_r, for the log's time of day",

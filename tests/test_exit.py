@@ -2,7 +2,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from implementation import run_script
@@ -78,16 +77,81 @@ def test_signal_ends_a_sleeping_process():
     )
     with process:
         assert process.stdout.readline() == "ready\n"
-        # It is about to sleep: twice in a row, since it may wait for something else before.
-        asleep = 0
-        while asleep < 2:
-            time.sleep(0.01)
-            with open(f"/proc/{process.pid}/stat") as stat:
-                asleep = asleep + 1 if stat.read().rpartition(")")[2].split()[0] == "S" else 0
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode in (1, -signal.SIGINT)
     assert "KeyboardInterrupt" in errors
+
+
+@pytest.mark.ours_only("a signal that arrives just before the real gevent's loop waits is handled after the wait")
+def test_no_signal_is_handled_only_after_the_wait():
+    # Some dozen of them arrive between the hub's last question for signals and its system call that waits.
+    script = """
+        import random, signal, time, gevent
+        from gevent.event import Event
+        arrived = Event()
+        signal.signal(signal.SIGALRM, lambda *_: arrived.set())
+        for _ in range(1500):
+            arrived.clear()
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 60e-6))
+            begin = time.monotonic()
+            assert arrived.wait(40)
+            assert time.monotonic() - begin < 30
+    """
+    run_script(script)
+
+
+def test_programs_own_wakeup_descriptor_hears_of_signals():
+    script = """
+        import os, signal, socket, threading, gevent, gevent.socket
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        assert signal.set_wakeup_fd(writer.fileno()) == -1
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        waiting = gevent.spawn(gevent.sleep, 1000)
+        for delay in (0, 0.05):
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with gevent.Timeout(40):
+                gevent.socket.wait_read(reader.fileno())
+            assert reader.recv(10) == bytes([signal.SIGUSR1])
+        gevent.sleep(0.03)
+        assert signal.set_wakeup_fd(-1) == writer.fileno()
+        gevent.sleep(0.03)
+        assert signal.set_wakeup_fd(writer.fileno()) == -1
+        writer.close()
+        gevent.sleep(0.03)
+    """
+    run_script(script)
+
+
+@pytest.mark.ours_only("the real gevent looks for signals in the hub of the first thread only")
+def test_wakeup_descriptor_in_the_child_of_a_thread_that_forks():
+    script = """
+        import os, signal, threading, time, gevent
+        from gevent.event import Event
+        def fork():
+            time.sleep(0.03)    # the hub of the main thread waits
+            child = os.fork()
+            if child:
+                children.append(os.waitpid(child, 0)[1])
+                return
+            try:
+                assert signal.set_wakeup_fd(-1) == -1
+                gevent.sleep(0.03)
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                os._exit(0 if arrived.wait(30) else 3)
+            finally:
+                os._exit(1)
+        arrived = Event()
+        signal.signal(signal.SIGALRM, lambda *_: arrived.set())
+        children = []
+        thread = threading.Thread(target=fork)
+        thread.start()
+        gevent.get_hub().threadpool.apply(thread.join)
+        assert children == [0]
+    """
+    run_script(script)
 
 
 def test_atexit_functions_may_use_gevent():

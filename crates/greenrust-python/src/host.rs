@@ -12,6 +12,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use greenrust::hub::{Host, Hub, RawGreenlet, Remote, WaitingFor, Wake, Waker};
 use greenrust::wait_queue::WaitError;
@@ -21,6 +22,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::hub as py_hub;
+use crate::loop_::signal_wakeup;
 use crate::lowlevel::PyGreenlet;
 use crate::thread_state::{self, ThreadState};
 use crate::tracer::PyTracer;
@@ -540,6 +542,19 @@ impl Host for PythonHost {
 
     fn before_poll(&self) -> bool {
         py_hub::before_poll()
+    }
+
+    #[inline]
+    fn patience(&self) -> Option<Duration> {
+        signal_wakeup::patience()
+    }
+
+    fn before_long_wait(&self) {
+        py_hub::before_long_wait();
+    }
+
+    fn after_long_wait(&self) {
+        py_hub::after_long_wait();
     }
 
     fn after_poll(&self) {

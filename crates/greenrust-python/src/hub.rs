@@ -356,7 +356,7 @@ pub fn leave_behind(py: Python<'_>, greenlets: Vec<Bound<'_, PyGreenlet>>) {
     for greenlet in greenlets {
         std::mem::forget(greenlet.unbind());
     }
-    loop_::repeat_fork_watchers(py);
+    loop_::repeat_fork_watchers(py, runtime);
 }
 
 /// Says whether an error is only the end of the thread, which ends what its hub does.
@@ -410,14 +410,34 @@ pub fn before_poll() -> bool {
     loop_::before_poll(py)
 }
 
+/// The host's part before a wait that may be long: Python's signal handlers, none of which may be missed.
+pub fn before_long_wait() {
+    // SAFETY: as above.
+    let py = unsafe { Python::assume_attached() };
+    run_signal_handlers(py);
+    loop_::signal_wakeup::set(py, host::runtime(py));
+    run_signal_handlers(py);
+}
+
+/// The host's part after a wait that may have been long.
+pub fn after_long_wait() {
+    // SAFETY: as above.
+    let py = unsafe { Python::assume_attached() };
+    loop_::signal_wakeup::restore(py);
+}
+
 /// The host's part after a wait: Python's signal handlers, check watchers.
 pub fn after_poll() {
     // SAFETY: as above.
     let py = unsafe { Python::assume_attached() };
+    run_signal_handlers(py);
+    loop_::after_poll(py);
+}
+
+fn run_signal_handlers(py: Python<'_>) {
     if let Err(error) = py.check_signals() {
         handle_error(py, None, error);
     }
-    loop_::after_poll(py);
 }
 
 /// The host's part when nothing else is to do: idle watchers.

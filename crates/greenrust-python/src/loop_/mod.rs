@@ -17,6 +17,7 @@ mod flags;
 mod io;
 mod rounds;
 mod signal;
+pub mod signal_wakeup;
 mod stat;
 mod switch_interval;
 mod timer;

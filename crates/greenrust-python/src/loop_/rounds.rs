@@ -9,7 +9,7 @@ use std::rc::Rc;
 use greenrust::hub::{Hub, Waker};
 use pyo3::prelude::*;
 
-use super::{PyWatcher, child, signal};
+use super::{PyWatcher, child, signal, signal_wakeup};
 
 /// Which list of the book a watcher stands in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,7 @@ impl Rounds {
         if rounds.is_null() {
             let made = Rc::new(Self::default());
             ROUNDS.with(|cell| cell.set(Rc::into_raw(made.clone())));
+            signal_wakeup::prepare();
             return made;
         }
         // SAFETY: as in `with`.
@@ -206,6 +207,7 @@ pub fn wake_runners() -> bool {
 pub fn after_fork(py: Python<'_>, hub: &Hub) {
     with(|rounds| {
         signal::after_fork(hub);
+        signal_wakeup::after_fork(py, hub);
         child::after_fork(py);
         for watcher in rounds.members(py, List::Fork) {
             PyWatcher::feed_soon(&watcher, 0);
@@ -214,7 +216,9 @@ pub fn after_fork(py: Python<'_>, hub: &Hub) {
 }
 
 /// Calls the fork watchers again, after the hub's queue was forgotten.
-pub fn repeat_fork_watchers(py: Python<'_>) {
+pub fn repeat_fork_watchers(py: Python<'_>, hub: &Hub) {
+    // What the hub waited for was forgotten as well.
+    signal_wakeup::after_fork(py, hub);
     with(|rounds| {
         for watcher in rounds.members(py, List::Fork) {
             PyWatcher::feed_anew(&watcher, 0);
@@ -231,6 +235,7 @@ pub fn end_thread(hub: &Hub) {
     // SAFETY: from `Rc::into_raw`, given back once.
     let rounds = unsafe { Rc::from_raw(rounds) };
     signal::forget_hub(hub);
+    signal_wakeup::forget_hub(hub);
     for list in &rounds.lists {
         drop(list.take());
     }

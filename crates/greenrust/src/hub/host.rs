@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
+use std::time::Duration;
 
 use super::RawGreenlet;
 
@@ -34,6 +35,17 @@ pub trait Host {
 
     /// Runs before the hub waits for events. Returns true if it made work, so that the hub must not block.
     fn before_poll(&self) -> bool;
+
+    /// Returns how long the hub may wait before it calls [`Host::before_long_wait`]; None if it need not.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Runs when a wait has lasted for the host's patience, before it goes on. May make work, which ends the wait.
+    fn before_long_wait(&self) {}
+
+    /// Runs after a wait that [`Host::before_long_wait`] was called in, before [`Host::after_poll`].
+    fn after_long_wait(&self) {}
 
     /// Runs after the hub has waited for events, before any of them is acted upon.
     fn after_poll(&self);

@@ -778,30 +778,30 @@ impl Hub {
     /// Waits for events, at most until the next timer; not at all if there is work or `nowait`.
     fn poll(&self, nowait: bool) {
         let made_work = self.host.get().before_poll();
-        let timeout = if nowait || made_work || !self.queue.borrow().is_empty() {
-            Some(Duration::ZERO)
-        } else {
-            let earliest = self.timers.borrow().earliest();
-            match earliest {
-                Some(deadline) if self.clock.is_mock() => {
-                    self.clock.advance_to(deadline);
-                    Some(Duration::ZERO)
-                }
-                Some(deadline) => Some(deadline.since(self.clock.now())),
-                None => None,
-            }
-        };
+        let timeout = if nowait || made_work { Some(Duration::ZERO) } else { self.time_to_wait() };
         let inner = match self.inner_loop() {
             Ok(inner) => inner,
             Err(error) => {
                 // Without descriptors nothing can be waited for but time.
                 *self.error.borrow_mut() = Some(error);
                 std::thread::sleep(timeout.unwrap_or(Duration::from_millis(10)).min(Duration::from_millis(10)));
+                self.host.get().after_poll();
                 return;
             }
         };
         let mut events = inner.events.replace(Events::with_capacity(0));
-        self.wait_for_events(&inner, &mut events, timeout);
+        match self.host.get().patience() {
+            Some(patience) if timeout.is_none_or(|timeout| timeout > patience) => {
+                self.wait_for_events(&inner, &mut events, Some(patience));
+                if events.is_empty() {
+                    self.host.get().before_long_wait();
+                    let timeout = self.time_to_wait();
+                    self.wait_for_events(&inner, &mut events, timeout);
+                    self.host.get().after_long_wait();
+                }
+            }
+            _ => self.wait_for_events(&inner, &mut events, timeout),
+        }
         self.host.get().after_poll();
         let mut calls = Vec::new();
         let raised = inner.io.borrow_mut().dispatch(&events, &mut calls);
@@ -812,6 +812,19 @@ impl Hub {
         if raised {
             self.run_jobs();
         }
+    }
+
+    /// Returns how long a wait for events may last, by the queue and the timers; None for ever.
+    fn time_to_wait(&self) -> Option<Duration> {
+        if self.stopping.get() || !self.queue.borrow().is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.timers.borrow().earliest()?;
+        if self.clock.is_mock() {
+            self.clock.advance_to(deadline);
+            return Some(Duration::ZERO);
+        }
+        Some(deadline.since(self.clock.now()))
     }
 
     fn wait_for_events(&self, inner: &Loop, events: &mut Events, timeout: Option<Duration>) {

@@ -52,6 +52,11 @@ impl Events {
         Self { buffer: Vec::with_capacity(capacity) }
     }
 
+    /// Says whether the last wait brought none.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Returns the readiness events of the last wait.
     pub fn iter(&self) -> impl Iterator<Item = Readiness> + '_ {
         self.buffer.iter().map(|event| {
