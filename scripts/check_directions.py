@@ -38,6 +38,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{RUNTIME}/sys/fault.rs": "a signal handler on an alternate stack",
     f"{RUNTIME}/sys/interfaces.rs": "a list that the C library makes",
     f"{RUNTIME}/sys/memory.rs": "maps and unmaps stacks",
+    f"{BINDING}/c_interface.rs": "functions that C extensions call, and the capsule that has their addresses",
     f"{BINDING}/fastcall.rs": "functions of the C calling convention, and their arguments",
     f"{BINDING}/socket.rs": "a class over _socket's struct, and system calls on memory that Python owns",
     f"{BINDING}/gil.rs": "Sync for what the GIL guards",

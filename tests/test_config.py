@@ -68,3 +68,28 @@ def test_file_object_is_chosen_by_the_environment():
 def test_nothing_is_negative():
     with pytest.raises(ValueError, match="positive"):
         gevent.config.max_blocking_time = -1
+
+
+@pytest.mark.parametrize("variable, value, error", [
+    ("GEVENT_BACKEND", "nope", "ValueError: Invalid backend or flag: 'nope'"),
+    ("GEVENT_BACKEND", "epoll,nope", "ValueError: Invalid backend or flag: 'nope'"),
+    ("GEVENT_LOOP", "nope", "ImportError: Cannot import 'nope'"),
+    ("GEVENT_LOOP", "", "ImportError: Cannot import ''"),
+])
+def test_unknown_loop_or_poller_is_refused_when_the_hub_is_made(variable, value, error):
+    script = """
+import gevent
+for _ in range(2):
+    try:
+        gevent.get_hub()
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+    lines = run_script(script, env={variable: value}).stdout.splitlines()
+    assert sum(line.startswith(error) for line in lines) == 2, lines
+
+
+@pytest.mark.parametrize("value, names", [("select,poll", ["select", "poll"]), ("epoll", ["epoll"]), ("", [""])])
+def test_pollers_are_named_by_a_list(value, names):
+    script = "import gevent; print(gevent.config.libev_backend, gevent.get_hub().backend)"
+    assert run_script(script, env={"GEVENT_BACKEND": value}).stdout.strip() == f"{names} {names}"

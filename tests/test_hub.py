@@ -183,3 +183,95 @@ def test_greenlets_continue_in_the_hub_while_main_waits():
 
 def test_loop_exit_is_an_exception():
     assert issubclass(LoopExit, Exception)
+
+
+# -- switch_out ---------------------------------------------------------------------------------------------
+
+
+class Announcing(gevent.Greenlet):
+    """Notes each time that it gives way to the hub."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.notes = []
+
+    def switch_out(self):
+        assert gevent.getcurrent() is self
+        self.notes.append("out")
+
+
+def test_switch_out_of_a_class_is_called_before_each_wait():
+    def waits():
+        notes = gevent.getcurrent().notes
+        notes.append("begun")
+        gevent.sleep(0)
+        notes.append("slept")
+        event.wait(0.001)
+        notes.append("waited")
+        gevent.spawn(int).join()
+        notes.append("joined")
+        hub.threadpool.apply(int)
+        notes.append("called")
+
+    hub, event = get_hub(), Event()
+    greenlet = Announcing(waits)
+    greenlet.start()
+    greenlet.join()
+    assert greenlet.notes == ["begun", "out", "slept", "out", "waited", "out", "joined", "out", "called"]
+
+
+def test_switch_out_is_not_called_without_a_wait():
+    event = Event()
+    event.set()
+    greenlet = Announcing(event.wait)
+    greenlet.start()
+    greenlet.join()
+    assert greenlet.notes == []
+
+
+def test_switch_out_can_be_set_on_any_greenlet():
+    main, notes = gevent.getcurrent(), []
+    assert not hasattr(main, "switch_out")
+    main.switch_out = lambda: notes.append("out")
+    try:
+        gevent.sleep(0)
+        gevent.sleep(0)
+    finally:
+        del main.switch_out
+    gevent.sleep(0)
+    assert notes == ["out", "out"] and not hasattr(main, "switch_out")
+
+
+def test_error_of_switch_out_is_raised_where_the_greenlet_would_wait(errors):
+    class Refusing(gevent.Greenlet):
+        def switch_out(self):
+            raise ValueError("expected")
+
+    event = Event()
+    greenlet = Refusing(event.wait)
+    greenlet.start()
+    greenlet.join()
+    assert isinstance(greenlet.exception, ValueError)
+    # Nothing is left of the wait that did not happen.
+    event.set()
+    gevent.sleep(0)
+    assert "ValueError: expected" in errors.getvalue()
+
+
+@pytest.mark.ours_only("gevent calls the hook again and again, until the recursion is too deep")
+def test_wait_in_switch_out_is_refused():
+    main = gevent.getcurrent()
+    rest = [gevent.sleep]
+
+    def hook():
+        if rest:
+            rest.pop()(0)
+
+    main.switch_out = hook
+    try:
+        with pytest.raises(BlockingSwitchOutError, match="switch_out"):
+            Event().wait(1000)
+    finally:
+        del main.switch_out
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.001):
+        Event().wait()

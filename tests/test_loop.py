@@ -289,3 +289,16 @@ def test_flags_of_a_loop_are_kept():
     for wrong in ("epol", "kqueue,noenv", ["port"]):
         with pytest.raises(ValueError):
             gevent.core.loop(flags=wrong)
+
+
+def test_loop_and_its_callbacks_have_the_interfaces_that_gevent_documents(loop):
+    from gevent._interfaces import ICallback, ILoop, IWatcher
+    from zope.interface import verify
+
+    assert verify.verifyObject(ILoop, loop)
+    for call in (loop.run_callback, loop.run_callback_threadsafe):
+        callback = call(int)
+        assert verify.verifyObject(ICallback, callback)
+        callback.stop()
+    with loop.timer(1) as timer:
+        assert verify.verifyObject(IWatcher, timer, tentative=True)

@@ -1297,3 +1297,96 @@ def test_fork_leaves_the_greenlets_of_the_forking_thread_alone():
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """)
     assert completed.returncode == 0, completed.stderr
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_context_stays_with_a_greenlet_that_has_ended(given):
+    variable = contextvars.ContextVar("variable")
+    g = greenlet(lambda: variable.set("value"))
+    if given:
+        g.gr_context = contextvars.copy_context()
+    g.switch()
+    assert g.dead and g.gr_context[variable] == "value"
+    g.gr_context = None
+    assert g.gr_context is None
+
+
+# -- the C interface --------------------------------------------------------------------------------------
+
+
+class CInterface:
+    """What `greenlet.h` makes of the capsule."""
+
+    def __init__(self):
+        import ctypes
+
+        pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        address = pointer_of(lowlevel._C_API, b"greenlet._C_API")
+        self.table = ctypes.cast(address, ctypes.POINTER(ctypes.c_void_p))
+        thing, number = ctypes.py_object, ctypes.c_int
+
+        def function(place, result, *arguments):
+            return ctypes.PYFUNCTYPE(result, *arguments)(self.table[place])
+
+        self.new = function(3, thing, thing, ctypes.c_void_p)
+        self.get_current = function(4, thing)
+        self.throw = function(5, thing, thing, thing, thing, thing)
+        self.switch = function(6, thing, thing, thing, thing)
+        self.switch_bare = function(6, thing, thing, ctypes.c_void_p, ctypes.c_void_p)
+        self.set_parent = function(7, number, thing, thing)
+        self.is_main, self.is_started, self.is_active = (function(place, number, thing) for place in (8, 9, 10))
+        self.get_parent = function(11, thing, thing)
+
+
+@pytest.fixture(scope="module")
+def c():
+    return CInterface()
+
+
+def test_c_interface_names_the_types(c):
+    assert [c.table[place] for place in range(3)] == [id(greenlet), id(lowlevel.error), id(GreenletExit)]
+
+
+def test_c_interface_makes_and_switches_greenlets(c):
+    def run(*args, **kwargs):
+        return args, kwargs, getcurrent().parent.switch("suspended")
+
+    g = c.new(run, None)
+    assert type(g) is greenlet and c.get_parent(g) is getcurrent() is c.get_current()
+    assert (c.is_main(g), c.is_started(g), c.is_active(g)) == (0, 0, 0)
+    assert c.switch(g, (1, 2), {"three": 3}) == "suspended"
+    assert (c.is_started(g), c.is_active(g)) == (1, 1)
+    assert c.switch(g, ("back",), None) == ((1, 2), {"three": 3}, "back")
+    assert (c.is_started(g), c.is_active(g)) == (1, 0)
+    assert c.switch_bare(greenlet(lambda: "without arguments"), None, None) == "without arguments"
+    assert c.is_main(getcurrent()) == 1
+
+
+def test_c_interface_throws_and_changes_parents(c):
+    def run():
+        try:
+            getcurrent().parent.switch()
+        except ValueError as error:
+            return "caught", error.args
+
+    child, other = greenlet(run), greenlet(lambda value: ("other", value))
+    child.switch()
+    assert c.set_parent(child, other) == 0 and child.parent is other
+    assert c.throw(child, ValueError, "thrown", None) == ("other", ("caught", ("thrown",)))
+    with pytest.raises(ValueError, match="cyclic"):
+        c.set_parent(other, other)
+
+
+def test_c_interface_takes_the_methods_of_the_class_itself(c):
+    class Sub(greenlet):
+        def switch(self, *args):
+            raise AssertionError("overridden")
+
+    assert c.switch(Sub(lambda: "switched"), (), None) == "switched"
+
+
+@pytest.mark.parametrize("call", ["get_parent", "is_main", "is_started", "is_active"])
+def test_c_interface_refuses_what_is_no_greenlet(c, call):
+    with pytest.raises(TypeError, match="bad argument"):
+        getattr(c, call)(object())

@@ -201,6 +201,25 @@ def test_channel_hands_items_over_one_by_one():
     assert sorted(order) == [("got", 0), ("got", 1), ("got", 2), ("put", 0), ("put", 1), ("put", 2)]
 
 
+def test_channel_shows_who_waits_on_each_side():
+    channel = Channel()
+    putters = [gevent.spawn(channel.put, item) for item in ("first", "second")]
+    gevent.sleep(0)
+    assert [(item, waiter.greenlet) for item, waiter in channel.putters] == [
+        ("first", putters[0]), ("second", putters[1])
+    ]
+    assert len(channel.getters) == 0 and channel.balance == 2
+    putters[0].kill()
+    assert [item for item, _ in channel.putters] == ["second"]
+    assert channel.get() == "second"
+    getters = [gevent.spawn(channel.get) for _ in range(2)]
+    gevent.sleep(0)
+    assert [waiter.greenlet for waiter in channel.getters] == getters
+    assert len(channel.putters) == 0 and channel.balance == -2
+    gevent.killall(getters)
+    assert not channel.getters
+
+
 def test_channel_times_out_without_a_partner():
     channel = Channel()
     with pytest.raises(Empty):

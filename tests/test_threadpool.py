@@ -228,3 +228,27 @@ def test_repr_of_a_hub_with_pool_and_resolver_ends():
     hub = gevent.get_hub()
     assert repr(hub.threadpool) in repr(hub)
     assert repr(hub.resolver) in repr(hub)
+
+
+def test_pool_shows_the_tasks_that_wait_for_a_thread(pool):
+    gate = threading.Event()
+    pool.maxsize = 1
+    results = [pool.spawn(gate.wait) for _ in range(2)]
+    while pool.task_queue.qsize() != 1:
+        gevent.sleep(0.001)
+    assert pool.task_queue.unfinished_tasks == len(pool) == 2
+    assert not pool.task_queue.empty() and not pool.task_queue.full()
+    gate.set()
+    assert [result.get(timeout=10) for result in results] == [True, True]
+    pool.join()
+    assert pool.task_queue.qsize() == 0 and pool.task_queue.empty()
+    assert pool.manager is None
+
+
+def test_pool_knows_its_process_and_watches_for_forks():
+    pool = ThreadPool(1)
+    assert pool.pid == os.getpid() == pool.apply(os.getpid)
+    assert pool.fork_watcher.active and not pool.fork_watcher.ref
+    assert pool.fork_watcher is pool.fork_watcher
+    pool.kill()
+    assert not pool.fork_watcher.active

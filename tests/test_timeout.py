@@ -241,3 +241,35 @@ def test_what_cannot_be_raised_makes_a_type_error_in_the_greenlet(wrong):
     with pytest.raises(TypeError, match="exceptions must"):
         gevent.sleep(1000)
     timeout.close()
+
+
+@pytest.mark.parametrize("end", ["close", "block", "wait"])
+def test_closed_timeout_is_not_started_again(end):
+    timeout = Timeout(1000)
+    if end == "block":
+        with timeout:
+            pass
+    elif end == "wait":
+        event = gevent.event.Event()
+        gevent.spawn(event.set)
+        event.wait(timeout=timeout)
+    else:
+        timeout.start()
+        timeout.close()
+    for start in (timeout.start, timeout.__enter__, lambda: Timeout.start_new(timeout)):
+        with pytest.raises(AssertionError):
+            start()
+    assert not timeout.pending
+
+
+def test_cancelled_timeout_and_one_without_a_limit_are_started_again():
+    timeout = Timeout(1000)
+    for _ in range(2):
+        timeout.start()
+        assert timeout.pending
+        timeout.cancel()
+    timeout.close()
+    never = Timeout(None)
+    never.close()
+    never.start()
+    assert not never.pending

@@ -226,7 +226,11 @@ def _make_settings() -> Iterable[Setting]:
         "format_context", "Makes a string of the context of an error that the hub reports.", "pprint.saferepr"
     )
     yield Setting(
-        "libev_backend", "The system call of the loop; accepted and without effect.", environment_key="GEVENT_BACKEND"
+        "libev_backend",
+        "Names of libev's pollers and flags, a list, or comma separated in the environment variable. They are checked "
+        "when a hub is made, and choose nothing: the loop has one poller.",
+        convert=_as_list,
+        environment_key="GEVENT_BACKEND",
     )
     yield ImportableSetting(
         "fileobject",

@@ -198,9 +198,12 @@ class Hub(_greenrust.Hub):
     periodic_monitoring_thread: Any = None
 
     def __init__(self, loop: Any = None, default: bool | None = None) -> None:
-        super().__init__()
-        if hasattr(loop, "run") and default is not None:
+        if not hasattr(loop, "run"):
+            # What the settings name is refused if there is no such thing, though there is only one loop.
+            self.loop_class(flags=self.backend if loop is None else loop)
+        elif default is not None:
             raise TypeError("Unexpected argument: default")
+        super().__init__()
         self._resolver: Any = None
         self._threadpool: Any = None
         self._ident_registry: _IdentRegistry | None = None
@@ -235,7 +238,7 @@ class Hub(_greenrust.Hub):
         return self.thread_ident == MAIN_THREAD_IDENT
 
     def __repr__(self) -> str:
-        state = "destroyed" if self._destroyed else repr(self.loop)
+        state = "destroyed" if self._destroyed else self.loop._format()
         parts = [f"<{type(self).__name__} {self.name!r} at {id(self):#x} {state}"]
         if self._resolver is not None:
             parts.append(f"resolver={self._resolver!r}")

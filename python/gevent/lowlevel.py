@@ -3,9 +3,10 @@
 Importing `gevent` also makes this module importable as `greenlet`, so that code which uses greenlets directly sees the
 greenlets that gevent switches. `gevent.Greenlet` is a subclass of `greenlet.greenlet`.
 
-Not offered: the C interface (`_C_API`); extensions compiled against `greenlet.h` do not work here.
+`_C_API` is the interface for extensions that were compiled with PyPI's `greenlet.h`. They take greenlets for opaque, as
+long as they call its functions alone.
 """
-from gevent._greenrust import GreenletExit, error, getcurrent, gettrace, greenlet, settrace
+from gevent._greenrust import _C_API, GreenletExit, error, getcurrent, gettrace, greenlet, settrace  # noqa: F401 (_C_API)
 
 __all__ = ["__version__", "GreenletExit", "error", "getcurrent", "gettrace", "greenlet", "settrace"]
 

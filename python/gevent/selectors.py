@@ -24,6 +24,9 @@ _BLOCKING = ["EpollSelector", "KqueueSelector", "DevpollSelector"]
 class GeventSelector(_NativeSelector):
     """A selector as `selectors.DefaultSelector`, whose `select` switches."""
 
+    #: The hub of the thread that made it.
+    hub: Any = None
+
     def __init__(self, hub: Any = None) -> None:
         super().__init__()
         self.hub = hub if hub is not None else get_hub()

@@ -13,8 +13,66 @@ from gevent.pool import GroupMappingMixin
 __all__ = ["ThreadPool", "ThreadPoolExecutor", "ThreadResult"]
 
 
+class _TaskQueue:
+    """The tasks of a pool that no thread has taken yet: to be counted only."""
+
+    def __init__(self, pool: "ThreadPool") -> None:
+        self._pool = pool
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many tasks have not ended, those that run included."""
+        return len(self._pool)
+
+    def qsize(self) -> int:
+        """Return how many tasks wait for a thread."""
+        return self._pool._waiting()
+
+    __len__ = qsize
+
+    def empty(self) -> bool:
+        """Return True when no task waits for a thread."""
+        return not self.qsize()
+
+    def full(self) -> bool:
+        """Return False: the pool limits the number of tasks, not the queue."""
+        return False
+
+
 class ThreadPool(_greenrust.ThreadPool, GroupMappingMixin):
     """Up to *maxsize* threads; `spawn` returns an AsyncResult. A greenlet that waits for a result switches."""
+
+    #: In gevent, the greenlet that starts and ends threads while that has to wait. Here nothing has to.
+    manager = None
+    _fork_watcher: Any = None
+
+    @property
+    def task_queue(self) -> _TaskQueue:
+        """The tasks that wait for a thread."""
+        return _TaskQueue(self)
+
+    @property
+    def fork_watcher(self) -> Any:
+        """The loop's watcher by which the pool learns that it is in the child of a fork; made when first asked for.
+
+        The pool also finds out by itself. The watcher keeps the pool alive until `kill`.
+        """
+        if self._fork_watcher is None:
+            assert self.hub is not None
+            self._fork_watcher = self.hub.loop.fork(ref=False)
+            self._fork_watcher.start(self._on_fork)
+        return self._fork_watcher
+
+    def _on_fork(self) -> None:
+        # Whatever looks at a pool in the child of a fork has it forget the parent's threads first.
+        len(self)
+
+    def kill(self) -> None:
+        """Wait until all tasks are finished and all threads have ended. Switches if it waits."""
+        super().kill()
+        if self._fork_watcher is not None:
+            self._fork_watcher.stop()
+            self._fork_watcher.close()
 
     def _work(self) -> None:
         # The life of a worker thread. The hooks of `threading` are looked up for each task: they may change between.
@@ -73,6 +131,8 @@ class ThreadResult:
     There, *call_when_ready* is called first, without arguments, then *receiver* with this object: `value`, `exception`
     and `exc_info` then say what the outcome is; `value` is forgotten afterwards.
     """
+
+    __slots__ = ("__weakref__", "_call_when_ready", "async_watcher", "context", "exc_info", "hub", "receiver", "value")
 
     def __init__(self, receiver: Any, hub: Any, call_when_ready: Callable[[], Any]) -> None:
         self.receiver = receiver

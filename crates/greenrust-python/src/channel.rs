@@ -3,19 +3,21 @@
 #![forbid(unsafe_code)]
 
 use greenrust::channel::Channel;
-use greenrust::hub::WaitingFor;
+use greenrust::hub::{WaitingFor, Waker};
 use greenrust::wait_queue::WaitError;
 use pyo3::exceptions::{PyStopIteration, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::arguments::Truth;
 use crate::gil::Gil;
 use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
+use crate::lowlevel::PyGreenlet;
 use crate::queue;
 use crate::timeout::Limit;
+use crate::waiter::PyWaiter;
 
 /// Adds the class to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -41,6 +43,15 @@ impl PyChannel {
         }
         text
     }
+}
+
+/// Returns the greenlet that waits, in the form in which gevent shows it.
+fn show(py: Python<'_>, waker: &Waker) -> PyResult<Option<Py<PyWaiter>>> {
+    PyGreenlet::object_of(py, waker.greenlet()).map(|greenlet| PyWaiter::showing(py, &greenlet)).transpose()
+}
+
+fn deque<'py, T: IntoPyObject<'py>>(py: Python<'py>, content: Vec<T>) -> PyResult<Bound<'py, PyAny>> {
+    py.import("collections")?.getattr("deque")?.call1((PyList::new(py, content)?,))
 }
 
 /// Gives the getter its turn before the putter goes on: who is handed an item is the first to run.
@@ -88,6 +99,28 @@ impl PyChannel {
     #[getter]
     fn balance(&self) -> isize {
         self.channel.balance()
+    }
+
+    /// The greenlets that wait to get, the longest first: a deque of Waiters. It is a copy; changing it changes nothing.
+    #[getter]
+    fn getters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut shown = Vec::new();
+        for waker in self.channel.getters() {
+            shown.extend(show(py, &waker)?);
+        }
+        deque(py, shown)
+    }
+
+    /// The greenlets that wait to put, the longest first: a deque of pairs of an item and a Waiter. It is a copy.
+    #[getter]
+    fn putters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut shown = Vec::new();
+        for (item, waker) in self.channel.putters(|item| item.clone_ref(py)) {
+            if let Some(waiter) = show(py, &waker)? {
+                shown.push((item, waiter));
+            }
+        }
+        deque(py, shown)
     }
 
     /// qsize() -> 0

@@ -44,6 +44,12 @@ pub fn blocking_switch_out(py: Python<'_>) -> PyErr {
     make(py, "BlockingSwitchOutError", "Impossible to call blocking function in the event loop callback".to_owned())
 }
 
+/// `BlockingSwitchOutError`: a greenlet waited in the hook that says that it is about to wait.
+pub fn wait_in_switch_out(py: Python<'_>, greenlet: &Bound<'_, PyAny>) -> PyErr {
+    let name = greenlet.repr().map_or_else(|_| "a greenlet".to_owned(), |text| text.to_string());
+    make(py, "BlockingSwitchOutError", format!("switch_out() of {name} has waited, which it must not"))
+}
+
 /// `InvalidThreadUseError`: an object that belongs to another OS thread's hub was used.
 pub fn invalid_thread_use(py: Python<'_>, message: &str) -> PyErr {
     make(py, "InvalidThreadUseError", message.to_owned())

@@ -24,7 +24,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::hub as py_hub;
 use crate::loop_::signal_wakeup;
 use crate::lowlevel::PyGreenlet;
-use crate::thread_state::{self, ThreadState};
+use crate::thread_state;
 use crate::tracer::PyTracer;
 
 /// What a raw switch brings to its target.
@@ -523,7 +523,21 @@ impl Host for PythonHost {
 
     fn end(&self, greenlet: &RawGreenlet) {
         leave_list(greenlet);
-        ThreadState::end();
+        object(greenlet).state.end();
+    }
+
+    fn announce(&self, waker: &Waker) -> bool {
+        // SAFETY: greenlets park with the GIL held.
+        let py = unsafe { Python::assume_attached() };
+        let Some(object) = PyGreenlet::object_of(py, waker.greenlet()) else { return true };
+        let error = match object.call_method0(pyo3::intern!(py, "switch_out")) {
+            Ok(_) if waker.is_of_latest_park() => return true,
+            // Whoever would end this park has been told to end another one.
+            Ok(_) => crate::exceptions::wait_in_switch_out(py, &object),
+            Err(error) => error,
+        };
+        send(Payload::Throw(Box::new(error)));
+        false
     }
 
     fn accompany(&self, suspend: &mut dyn FnMut()) {

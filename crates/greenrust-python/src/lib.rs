@@ -3,6 +3,7 @@
 
 mod aio;
 mod arguments;
+mod c_interface;
 mod cancel_scope;
 mod channel;
 mod event;
@@ -90,6 +91,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     waiter::register(module)?;
     cancel_scope::register(module)?;
     aio::register(module)?;
+    c_interface::register(module)?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
         wrap_pyfunction!(get_stack_size, module)?,

@@ -77,6 +77,7 @@ fn run_to_end(py: Python<'_>, raw: &RawGreenlet, payload: Option<Payload>) -> Ra
         ManuallyDrop::new(unsafe { Bound::from_owned_ptr(py, raw.host().cast()).cast_into_unchecked() });
     let object = &*object;
     let hub = Hub::current();
+    note_switch_out(object);
     let result = match payload {
         // Scheduled by the hub: a gevent.Greenlet, or spawn_raw.
         None => crate::greenlet::run_scheduled(object),
@@ -84,6 +85,29 @@ fn run_to_end(py: Python<'_>, raw: &RawGreenlet, payload: Option<Payload>) -> Ra
     };
     object.get().fields.locals.free(object.as_ptr());
     finish(py, hub, object, result)
+}
+
+/// Has the parks of a greenlet whose class defines `switch_out` announced by a call of it.
+#[inline]
+fn note_switch_out(object: &Bound<'_, PyGreenlet>) {
+    let py = object.py();
+    let class = object.get_type();
+    if !class.is(PyType::new::<PyGreenlet>(py)) && !class.is(PyType::new::<crate::greenlet::PyGeventGreenlet>(py)) {
+        look_for_switch_out(object, &class);
+    }
+}
+
+#[inline(never)]
+fn look_for_switch_out(object: &Bound<'_, PyGreenlet>, class: &Bound<'_, PyType>) {
+    let py = object.py();
+    let name = pyo3::intern!(py, "switch_out");
+    let is_overridden = match (class.getattr(name), PyType::new::<PyGreenlet>(py).getattr(name)) {
+        (Ok(found), Ok(general)) => !found.is(&general),
+        _ => false,
+    };
+    if is_overridden {
+        object.get().fields.raw.set_announced(true);
+    }
 }
 
 /// Runs a greenlet that somebody switched to with arguments.
@@ -247,6 +271,11 @@ impl PyGreenlet {
             .map(|object| unsafe { object.cast_into_unchecked() })
     }
 
+    /// Returns the dictionary of the instance's attributes.
+    fn attributes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
+        Ok(slf.getattr(pyo3::intern!(slf.py(), "__dict__"))?.cast_into()?)
+    }
+
     /// Returns the runtime's greenlet.
     #[inline]
     pub fn raw(&self) -> &RawGreenlet {
@@ -325,6 +354,11 @@ impl PyGreenlet {
     /// Makes `parent` the parent, whatever it was.
     pub fn adopt(object: &Bound<'_, PyGreenlet>, parent: Bound<'_, PyGreenlet>) -> PyResult<()> {
         Self::set_parent(object, parent.into_any())
+    }
+
+    /// Says whether this is the greenlet of a thread's own stack.
+    pub fn is_root(&self) -> bool {
+        self.fields.is_root
     }
 
     fn is_active(&self) -> bool {
@@ -669,6 +703,30 @@ impl PyGreenlet {
         self.fields.raw.state() == State::Finished || self.has_lost_its_thread()
     }
 
+    /// Called, if it is set or a class defines it, each time before the greenlet waits: when it gives way to the hub.
+    ///
+    /// What it raises is raised where the greenlet would wait. It must not wait itself.
+    #[getter]
+    fn switch_out<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let name = pyo3::intern!(slf.py(), "switch_out");
+        Self::attributes(slf)?.get_item(name)?.ok_or_else(|| PyAttributeError::new_err("switch_out"))
+    }
+
+    #[setter]
+    fn set_switch_out(slf: &Bound<'_, Self>, function: Bound<'_, PyAny>) -> PyResult<()> {
+        Self::attributes(slf)?.set_item(pyo3::intern!(slf.py(), "switch_out"), function)?;
+        slf.get().fields.raw.set_announced(true);
+        Ok(())
+    }
+
+    #[deleter]
+    fn delete_switch_out(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let name = pyo3::intern!(slf.py(), "switch_out");
+        Self::attributes(slf)?.del_item(name).map_err(|_| PyAttributeError::new_err("switch_out"))?;
+        slf.get().fields.raw.set_announced(false);
+        Ok(())
+    }
+
     /// What the greenlet shall run; gone once it has started.
     #[getter]
     fn run(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -748,12 +806,9 @@ impl PyGreenlet {
         self.frame(py)
     }
 
-    /// The `contextvars.Context` that the greenlet runs in, or will; None for an empty one.
+    /// The `contextvars.Context` that the greenlet runs in, or will, or did; None for an empty one.
     #[getter]
     fn gr_context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        if self.dead() {
-            return Ok(None);
-        }
         if self.is_running() {
             if self.is_of_this_thread() {
                 return Ok(thread_state::running_context(py));

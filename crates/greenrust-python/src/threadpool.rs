@@ -406,6 +406,18 @@ impl PyThreadPool {
         Self::change_maxsize(slf, maxsize)
     }
 
+    /// The process that the threads are of: the child's, after a fork.
+    #[getter]
+    fn pid(&self) -> u32 {
+        self.fields();
+        std::process::id()
+    }
+
+    /// How many tasks no thread has taken yet.
+    fn _waiting(&self) -> usize {
+        self.fields().tasks.borrow().waiting()
+    }
+
     /// How many threads there are; setting it starts threads, or waits until enough have ended.
     #[getter]
     fn size(&self) -> isize {

@@ -24,6 +24,7 @@ struct Fields {
     timer: RefCell<Option<(TimerKey, RawGreenlet)>>,
     /// The greenlet for which the exception lies behind a shield, or lay there.
     held_for: RefCell<Option<RawGreenlet>>,
+    is_closed: Cell<bool>,
 }
 
 /// Timeout(seconds=None, exception=None, ref=True, priority=-1)
@@ -59,6 +60,11 @@ impl PyTimeout {
         }
     }
 
+    fn stop_for_good(&self) {
+        self.stop();
+        self.fields.is_closed.set(true);
+    }
+
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -73,6 +79,12 @@ impl PyTimeout {
             Some(seconds) => Some(seconds.bind(py).extract()?),
         };
         let Some(seconds) = seconds else { return Ok(()) };
+        if this.fields.is_closed.get() {
+            return Err(PyAssertionError::new_err(format!(
+                "{} is closed and cannot be started again; make a new one, or cancel it instead",
+                slf.repr()?
+            )));
+        }
         let hub = py_hub::ensure(py)?;
         let deadline = hub.clock().now().after(py_hub::duration(seconds));
         let timeout = slf.clone().unbind();
@@ -215,6 +227,7 @@ impl PyTimeout {
                 keep_alive: Cell::new(keep_alive),
                 timer: RefCell::new(None),
                 held_for: RefCell::new(None),
+                is_closed: Cell::new(false),
             }),
         })
     }
@@ -236,6 +249,7 @@ impl PyTimeout {
         let old = (self.fields.seconds.replace(seconds.map(Bound::unbind)), self.fields.exception.replace(exception));
         drop(old);
         self.fields.keep_alive.set(r#ref.0);
+        self.fields.is_closed.set(false);
         Ok(())
     }
 
@@ -269,7 +283,7 @@ impl PyTimeout {
         self.fields.timer.borrow().is_some()
     }
 
-    /// Starts the time.
+    /// Starts the time. Raises AssertionError if it runs already, or was closed.
     fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::begin(slf)
     }
@@ -279,9 +293,9 @@ impl PyTimeout {
         self.stop();
     }
 
-    /// Stops the time for good.
+    /// Stops the time for good; leaving a block does the same.
     fn close(&self) {
-        self.stop();
+        self.stop_for_good();
     }
 
     /// start_new(timeout=None, exception=None, ref=True) -> a started Timeout; a Timeout given is started if it was not
@@ -344,7 +358,7 @@ impl PyTimeout {
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
         if slf.get_type().is(PyType::new::<PyTimeout>(slf.py())) {
-            slf.get().stop();
+            slf.get().stop_for_good();
         } else {
             slf.call_method0(pyo3::intern!(slf.py(), "close"))?;
         }

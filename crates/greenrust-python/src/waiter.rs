@@ -68,6 +68,16 @@ impl PyWaiter {
         Ok(())
     }
 
+    /// Makes the waiter that shows a greenlet which waits otherwise.
+    pub fn showing(py: Python<'_>, greenlet: &Bound<'_, PyGreenlet>) -> PyResult<Py<Self>> {
+        let fields = Fields {
+            hub: RefCell::new(Some(py_hub::get_hub(py)?.unbind())),
+            greenlet: RefCell::new(Some(greenlet.clone().unbind())),
+            outcome: RefCell::new(Outcome::Pending),
+        };
+        Py::new(py, Self { fields: Gil::new(fields) })
+    }
+
     fn keep(&self, outcome: Outcome) {
         let old = self.fields.outcome.replace(outcome);
         drop(old);

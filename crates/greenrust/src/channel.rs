@@ -70,6 +70,26 @@ impl<T> Channel<T> {
         count(&self.getters)
     }
 
+    /// Returns the wakers of those who wait to put, with what `show` makes of the item of each.
+    pub fn putters<R>(&self, show: impl Fn(&T) -> R) -> Vec<(R, Waker)> {
+        let putters = self.putters.borrow();
+        let waiting = putters.iter().filter(|party| party.waker.is_waiting());
+        waiting
+            .filter_map(|party| {
+                let item = party.item.take();
+                let shown = item.as_ref().map(&show);
+                party.item.set(item);
+                Some((shown?, party.waker.clone()))
+            })
+            .collect()
+    }
+
+    /// Returns the wakers of those who wait to get.
+    pub fn getters(&self) -> Vec<Waker> {
+        let getters = self.getters.borrow();
+        getters.iter().filter(|party| party.waker.is_waiting()).map(|party| party.waker.clone()).collect()
+    }
+
     /// Returns how many greenlets wait to put, less those that wait to get.
     pub fn balance(&self) -> isize {
         self.waiting_putters() as isize - self.waiting_getters() as isize

@@ -21,6 +21,11 @@ const FLAGS: [(&str, u32, bool); 12] = [
     ("forkcheck", 0x200_0000, true),
 ];
 
+/// Says whether the object is an empty string: what is left of an environment variable without a value.
+fn is_empty(name: &Bound<'_, PyAny>) -> bool {
+    name.extract::<String>().is_ok_and(|name| name.trim().is_empty())
+}
+
 /// Returns the names in `flags`: an int of bits, a string with commas, or an iterable.
 pub(super) fn names<'py>(flags: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let py = flags.py();
@@ -31,7 +36,7 @@ pub(super) fn names<'py>(flags: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, P
     match flags.extract::<String>() {
         Ok(names) => names.split([',', ';', ' ']).filter(|name| !name.is_empty()).map(text).collect(),
         Err(_) => match flags.try_iter() {
-            Ok(names) => names.collect(),
+            Ok(names) => names.filter(|name| !name.as_ref().is_ok_and(is_empty)).collect(),
             Err(_) => Err(PyTypeError::new_err(format!("flags must be a string, a list or an int: {}", flags.repr()?))),
         },
     }

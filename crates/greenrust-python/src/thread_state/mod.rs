@@ -27,7 +27,7 @@ unsafe extern "C" {
         stack_usable: usize,
         c_recursion: c_int,
     );
-    fn greenrust_thread_state_end(tstate: *mut ffi::PyThreadState);
+    fn greenrust_thread_state_end(tstate: *mut ffi::PyThreadState, saved: *mut Saved);
     fn greenrust_thread_state_frame(tstate: *mut ffi::PyThreadState, saved: *const Saved) -> *mut ffi::PyObject;
     fn greenrust_thread_state_context(saved: *mut Saved) -> *mut *mut ffi::PyObject;
     fn greenrust_thread_state_running_context(tstate: *mut ffi::PyThreadState) -> *mut *mut ffi::PyObject;
@@ -167,10 +167,10 @@ impl ThreadState {
         }
     }
 
-    /// Frees what the running greenlet, which has ended, still owns.
-    pub fn end() {
-        // SAFETY: the GIL is held.
-        unsafe { greenrust_thread_state_end(running()) }
+    /// Frees what the running greenlet, which has ended, still owns, but for its context.
+    pub fn end(&self) {
+        // SAFETY: the GIL is held; this is the running greenlet's, whose `saved` holds nothing while it runs.
+        unsafe { greenrust_thread_state_end(running(), self.saved.get()) }
     }
 
     /// Returns the innermost frame of a suspended greenlet.

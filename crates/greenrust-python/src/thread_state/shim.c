@@ -208,8 +208,8 @@ void greenrust_thread_state_begin(PyThreadState *tstate, greenrust_thread_state 
     (void)c_recursion;
 }
 
-/* Frees what a greenlet that has ended still owns of the thread state. */
-void greenrust_thread_state_end(PyThreadState *tstate)
+/* Frees what a greenlet that has ended still owns of the thread state. Its context stays with it, in `saved`. */
+void greenrust_thread_state_end(PyThreadState *tstate, greenrust_thread_state *saved)
 {
     PyObjectArenaAllocator arena;
     PyObject_GetArenaAllocator(&arena);
@@ -220,7 +220,8 @@ void greenrust_thread_state_end(PyThreadState *tstate)
     }
     tstate->exc_info = &tstate->exc_state;
     Py_CLEAR(tstate->exc_state.exc_value);
-    Py_CLEAR(tstate->context);
+    saved->context = tstate->context;
+    tstate->context = NULL;
 }
 
 /* The innermost Python frame of a suspended greenlet: a new reference, or NULL without an exception set. */

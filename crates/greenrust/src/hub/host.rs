@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::time::Duration;
 
-use super::RawGreenlet;
+use super::{RawGreenlet, Waker};
 
 /// The language above the runtime.
 pub trait Host {
@@ -23,6 +23,12 @@ pub trait Host {
 
     /// Takes leave of a greenlet whose body has returned, on its own stack.
     fn end(&self, greenlet: &RawGreenlet);
+
+    /// Runs in a greenlet that is about to park, if [`RawGreenlet::set_announced`] is on for it. Returns false to have the
+    /// park end at once with [`Wake::Foreign`](super::Wake::Foreign): the host knows why.
+    fn announce(&self, _waker: &Waker) -> bool {
+        true
+    }
 
     /// Performs the park of a greenlet for which [`Hub::set_accompanied`](super::Hub::set_accompanied) is on: puts aside
     /// what belongs to it, suspends, and takes it up again.

@@ -606,7 +606,7 @@ impl Hub {
     #[inline]
     pub fn park(&self, waker: &Waker) -> Wake {
         let running = &waker.greenlet;
-        if running.has_interrupt() || self.is_accompanied.get() {
+        if running.needs_attention() || self.is_accompanied.get() {
             return self.park_with_attention(waker);
         }
         self.suspend(running)
@@ -618,6 +618,10 @@ impl Hub {
         if running.has_interrupt() && waker.is_waiting() {
             running.end_park();
             return Wake::Interrupted;
+        }
+        if running.is_announced() && !self.host.get().announce(waker) {
+            running.end_park();
+            return Wake::Foreign;
         }
         if !self.is_accompanied.replace(false) {
             return self.suspend(running);

@@ -118,6 +118,11 @@ enum Parking {
     Due,
 }
 
+/// The next park has to look for interrupts, or ends because of a cancelled scope.
+const INTERRUPT: u8 = 1;
+/// The host wants to hear of each park before it happens.
+const ANNOUNCE: u8 = 2;
+
 pub(super) struct Inner {
     pub(super) context: Context,
     /// Changes only before the start.
@@ -138,8 +143,8 @@ pub(super) struct Inner {
     pub(super) is_cancelled: Cell<bool>,
     /// Whether that is of no account now.
     pub(super) is_masked: Cell<bool>,
-    /// Whether the next park has to look for interrupts, or ends because of a cancelled scope.
-    needs_attention: Cell<bool>,
+    /// What a park has to look for: [`INTERRUPT`], [`ANNOUNCE`].
+    attention: Cell<u8>,
     host: Cell<*mut ()>,
 }
 
@@ -153,7 +158,12 @@ impl Inner {
     /// Finds out anew whether the next park has something to look for.
     pub(super) fn note_attention(&self) {
         let is_cancelled = self.is_cancelled.get() && !self.is_masked.get();
-        self.needs_attention.set(is_cancelled || !self.interrupts.borrow().is_empty());
+        self.pay_attention(INTERRUPT, is_cancelled || !self.interrupts.borrow().is_empty());
+    }
+
+    fn pay_attention(&self, to: u8, on: bool) {
+        let rest = self.attention.get() & !to;
+        self.attention.set(if on { rest | to } else { rest });
     }
 }
 
@@ -193,7 +203,7 @@ impl RawGreenlet {
             scope_place: Cell::new(0),
             is_cancelled: Cell::new(false),
             is_masked: Cell::new(false),
-            needs_attention: Cell::new(false),
+            attention: Cell::new(0),
             host: Cell::new(std::ptr::null_mut()),
         }))
     }
@@ -327,7 +337,7 @@ impl RawGreenlet {
     /// Throws an interrupt into the greenlet: at once if it is parked, else at its next park. No shield holds it back.
     pub fn interrupt(&self, interrupt: Interrupt) {
         self.0.interrupts.borrow_mut().push(interrupt);
-        self.0.needs_attention.set(true);
+        self.0.pay_attention(INTERRUPT, true);
         self.wake_interrupted();
     }
 
@@ -353,7 +363,23 @@ impl RawGreenlet {
     /// Says whether the next park would end at once: an interrupt waits for delivery, or the greenlet is cancelled.
     #[inline]
     pub fn has_interrupt(&self) -> bool {
-        self.0.needs_attention.get()
+        self.0.attention.get() & INTERRUPT != 0
+    }
+
+    /// Says whether a park has anything to do but to suspend.
+    #[inline]
+    pub(super) fn needs_attention(&self) -> bool {
+        self.0.attention.get() != 0
+    }
+
+    /// Has each park go through [`Host::announce`](super::Host::announce) first, or no longer.
+    pub fn set_announced(&self, on: bool) {
+        self.0.pay_attention(ANNOUNCE, on);
+    }
+
+    /// Says whether parks go through [`Host::announce`](super::Host::announce).
+    pub fn is_announced(&self) -> bool {
+        self.0.attention.get() & ANNOUNCE != 0
     }
 
     /// Returns the waker of the park that the greenlet is in.
@@ -410,6 +436,11 @@ impl Waker {
     /// Says whether the park has not ended.
     pub fn is_waiting(&self) -> bool {
         self.greenlet.0.ticket.get() == self.ticket && self.greenlet.0.parking.get() == Parking::In
+    }
+
+    /// Says whether the greenlet has begun no other park since.
+    pub fn is_of_latest_park(&self) -> bool {
+        self.greenlet.0.ticket.get() == self.ticket
     }
 
     /// Says whether the park was ended by [`Waker::unpark`], even if the host then transferred to the greenlet before its
