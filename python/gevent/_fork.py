@@ -4,15 +4,14 @@ The standard library takes all threads but the forking one for gone in the child
 greenlets of the forking thread go on there, however, and so do the locks that they hold. What greenlets of other
 threads hold has no owner any more, and neither has what a greenlet holds that `leave_alone` has left behind.
 """
-import gc as _gc
 import importlib._bootstrap as _bootstrap
 import sys as _sys
 from collections.abc import Callable, Set
 from typing import Any
 
-from gevent._greenrust import getcurrent, greenlet
+from gevent._greenrust import getcurrent
 from gevent._greenrust import leave_behind as _leave_behind
-from gevent.thread import get_ident
+from gevent.thread import _greenlets, _root_of, get_ident
 
 __all__ = ["forget_imports_of_others", "keep_locks_of_greenlets", "leave_alone"]
 
@@ -20,20 +19,10 @@ __all__ = ["forget_imports_of_others", "keep_locks_of_greenlets", "leave_alone"]
 _kept: list[Callable[[], None]] = []
 
 
-def _all_greenlets() -> list[Any]:
-    return [one for one in _gc.get_objects() if issubclass(type(one), greenlet)]
-
-
-def _root(one: Any) -> Any:
-    while one.parent is not None:
-        one = one.parent
-    return one
-
-
 def _idents_here() -> Set[int]:
     """Return what `get_ident` gives for the greenlets of this thread."""
-    here = _root(getcurrent())
-    return {get_ident(one) for one in _all_greenlets() if not one.dead and _root(one) is here}
+    here = _root_of(getcurrent())
+    return {get_ident(one) for one in _greenlets() if not one.dead and _root_of(one) is here}
 
 
 def keep_locks_of_greenlets(original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -76,7 +65,7 @@ def forget_imports_of_others(idents: Set[int] | None = None) -> None:
 def leave_alone() -> None:
     """In the child of a fork: leave all other greenlets behind, as the other threads are, and free what they hold."""
     current = getcurrent()
-    _leave_behind([one for one in _all_greenlets() if one is not current])
+    _leave_behind([one for one in _greenlets() if one is not current])
     for release in _kept:
         release()
     _kept.clear()

@@ -11,8 +11,9 @@ from typing import Any
 
 from gevent import os as _os
 from gevent._greenrust import Greenlet, get_hub
+from gevent.thread import _native_ident_of
 
-__implements__: list[str] = []
+__implements__: list[str] = ["pthread_kill"]
 __extensions__: list[str] = []
 (__implements__ if "waitpid" in _os.__implements__ else __extensions__).extend(["signal", "getsignal", "set_wakeup_fd"])
 
@@ -28,6 +29,7 @@ __all__ = list(__implements__ + __extensions__)
 _signal_signal = _stdlib.signal
 _signal_getsignal = _stdlib.getsignal
 _signal_set_wakeup_fd = _stdlib.set_wakeup_fd
+_signal_pthread_kill = _stdlib.pthread_kill
 
 _UNKNOWN = object()
 _child_handler: Any = _UNKNOWN
@@ -72,6 +74,14 @@ def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
     before = _signal_set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
     _child_wakeup_fd, _child_wakeup_warns = fd, warn_on_full_buffer
     return before
+
+
+def pthread_kill(thread_id: int, signalnum: int) -> None:
+    """Send *signalnum* to a thread of the system: for a greenlet's `get_ident` to the one that runs it.
+
+    `threading.get_ident` gives such numbers in a patched program; the system would take them for addresses of threads.
+    """
+    _signal_pthread_kill(_native_ident_of(thread_id), signalnum)
 
 
 def _write_wakeup(fd: int, warn_on_full_buffer: bool) -> None:

@@ -1,5 +1,6 @@
 """The standard library's `_thread` with greenlets for threads; for `gevent.monkey`."""
 import _thread as _stdlib
+import gc as _gc
 import sys as _sys
 import time as _time
 import weakref as _weakref
@@ -9,7 +10,9 @@ from typing import Any, Never
 
 from gevent._greenrust import BoundedSemaphore, Greenlet, GreenletExit, getcurrent, sleep
 from gevent._greenrust import get_hub_if_exists as _get_hub_if_exists
+from gevent._greenrust import greenlet as _greenlet
 from gevent._greenrust import local as _local  # noqa: F401 (patched into `_thread`)
+from gevent._greenrust import running_thread as _running_thread
 from gevent.exceptions import LoopExit
 
 __target__ = "_thread"
@@ -52,6 +55,28 @@ _native_ident = _stdlib.get_ident
 def get_ident(gr: Any = None) -> int:
     """Return a number that identifies the greenlet *gr* (the current one by default) while it lives."""
     return id(getcurrent() if gr is None else gr)
+
+
+def _greenlets() -> list[Any]:
+    """Return all greenlets that the garbage collector knows, hubs and those of ended threads included."""
+    return [one for one in _gc.get_objects() if issubclass(type(one), _greenlet)]
+
+
+def _root_of(greenlet: Any) -> Any:
+    """Return the greenlet in which the thread of *greenlet* began."""
+    while greenlet.parent is not None:
+        greenlet = greenlet.parent
+    return greenlet
+
+
+def _native_ident_of(ident: int) -> int:
+    """Return the number that the system has for the thread of the greenlet *ident*; *ident* if that is no greenlet."""
+    greenlets = _greenlets()
+    root = next((_root_of(one) for one in greenlets if get_ident(one) == ident), None)
+    if root is None:
+        return ident
+    running = (_running_thread(one) for one in greenlets if _root_of(one) is root)
+    return next((native for native in running if native is not None), ident)
 
 
 class LockType(BoundedSemaphore):

@@ -116,7 +116,7 @@ def patch_builtins() -> None:
 
 @_vetoable
 def patch_signal() -> None:
-    """Replace what concerns SIGCHLD in `signal`; use it together with `patch_os`."""
+    """Replace `pthread_kill` and what concerns SIGCHLD in `signal`; use it together with `patch_os`."""
     _patch_module("signal")
 
 
