@@ -9,7 +9,8 @@ pytestmark = pytest.mark.ours_only("the guides describe what the real gevent doe
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = (
-    "docs/asyncio.md", "docs/dns.md", "docs/monitoring.md", "docs/pywsgi.md", "docs/taskgroup.md", "docs/websocket.md",
+    "docs/asyncio.md", "docs/dns.md", "docs/monitoring.md", "docs/patching.md", "docs/pywsgi.md", "docs/taskgroup.md",
+    "docs/websocket.md",
 )
 
 PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

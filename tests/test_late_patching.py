@@ -383,10 +383,267 @@ def test_logging_works_from_many_greenlets():
          """)
 
 
-def test_class_derived_from_a_replaced_one_is_told():
+CLASSES = """
+    import socket
+    class Base(socket.socket):
+        def __init__(self, *args, **kwargs):
+            # By name, as PySocks does, too.
+            socket.socket.__init__(self, *args, **kwargs)
+            self.log = []
+        def recv(self, *args):
+            self.log.append("recv")
+            return super().recv(*args)
+        def settimeout(self, timeout):
+            self.log.append(timeout)
+            socket.socket.settimeout(self, timeout)
+    class Early(Base):
+        pass
+"""
+
+
+def test_classes_derived_from_sockets_wait_as_greenlets():
+    late(CLASSES + """
+    opened, peer = socket.socketpair()
+    opened = Early(fileno=opened.detach())
+    opened.settimeout(30)
+    listener = Early()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    """, """
+        import gevent
+        assert opened.gettimeout() == 30 and isinstance(opened, Early)
+        with gevent.Timeout(40):
+            reading = gevent.spawn(opened.recv, 10)
+            gevent.sleep(0)
+            assert not reading.ready()
+            peer.sendall(b"word")
+            assert reading.get() == b"word" and opened.log == [30, "recv"]
+            new = Early(socket.AF_INET, socket.SOCK_STREAM)
+            accepting = gevent.spawn(listener.accept)
+            gevent.sleep(0)
+            # The name is looked up by the hub's resolver.
+            new.connect(("localhost", listener.getsockname()[1]))
+            accepted, _ = accepting.get()
+            assert isinstance(accepted, socket.socket)
+            sending = gevent.spawn(new.sendall, b"x" * 3_000_000)
+            with accepted, accepted.makefile("rb") as stream:
+                assert len(stream.read(3_000_000)) == 3_000_000
+                sending.get()
+                new.settimeout(0.001)
+                try:
+                    new.recv(1)
+                except TimeoutError:
+                    pass
+                assert new.log == [0.001, "recv"]
+                new.setblocking(False)
+                try:
+                    new.recv(1)
+                except BlockingIOError:
+                    pass
+            new.setblocking(True)
+            assert new.recv(1) == b""
+        here, there = socket.socketpair()
+        socket.socket.send(here, b"y")
+        assert socket.socket.recv(there, 1) == b"y"
+        socket.setdefaulttimeout(7)
+        assert Early().gettimeout() == 7
+    """)
+
+
+def test_open_sockets_are_sockets_of_the_patched_class():
+    late("import socket\nhere, there = socket.socketpair()",
+         "assert isinstance(here, socket.socket)\nwith here.dup() as copy: assert type(copy) is socket.socket")
+
+
+def test_class_derived_from_a_queue_or_a_selector_or_popen_waits_as_greenlets():
+    late("""
+         import queue, selectors, socket, subprocess
+         class Words(queue.PriorityQueue):
+             def __init__(self):
+                 queue.Queue.__init__(self, 1)
+                 self.taken = []
+             def _get(self):
+                 self.taken.append(super()._get())
+                 return self.taken[-1]
+         class Selector(selectors.DefaultSelector): pass
+         class Command(subprocess.Popen): pass
+         before = Words()
+         before.put("first")
+         """,
+         """
+         import gevent
+         with gevent.Timeout(40):
+             putting = gevent.spawn(before.put, "second")
+             gevent.sleep(0)
+             assert not putting.ready()
+             assert [before.get(), before.get()] == before.taken == ["first", "second"]
+             words = Words()
+             getting = gevent.spawn(words.get)
+             gevent.sleep(0)
+             words.put("word")
+             assert getting.get() == "word" and isinstance(words, queue.Queue)
+             here, there = socket.socketpair()
+             with Selector() as selector:
+                 selector.register(here, selectors.EVENT_READ)
+                 selecting = gevent.spawn(selector.select)
+                 gevent.sleep(0)
+                 there.send(b"x")
+                 assert len(selecting.get()) == 1
+             with Command(["cat"], stdin=subprocess.PIPE) as command:
+                 waiting = gevent.spawn(command.wait)
+                 gevent.sleep(0)
+                 command.stdin.close()
+                 assert waiting.get() == 0
+         """)
+
+
+LOCALS = """
+    import threading
+    class Mixin:
+        def __init__(self, **rest):
+            super().__init__(**rest)
+            self.made = True
+    class Derived(Mixin, threading.local):
+        count = 0
+        @property
+        def double(self):
+            return self.count * 2
+    class WithArguments(threading.local):
+        def __init__(self, first, second=2):
+            self.first, self.second = first, second
+    class Holder: pass
+    plain, derived, arguments, holder = threading.local(), Derived(), WithArguments(1, second=3), Holder()
+    holder.plain = threading.local()
+    plain.word = holder.plain.word = "main"
+    derived.count = 5
+    arguments.extra = True
+"""
+
+
+def test_thread_local_data_that_exists_is_that_of_greenlets():
+    late(LOCALS, """
+        import gevent
+        def other():
+            assert not hasattr(plain, "word") and not hasattr(holder.plain, "word")
+            plain.word = holder.plain.word = "other"
+            assert derived.made and derived.count == derived.double == 0, derived.__dict__
+            derived.count = 7
+            assert derived.double == 14 and vars(derived) == {"made": True, "count": 7}
+            assert vars(arguments) == {"first": 1, "second": 3}
+            arguments.first = 9
+            del arguments.second
+            try:
+                arguments.second
+            except AttributeError as error:
+                assert "'WithArguments' object has no attribute 'second'" in str(error)
+            else:
+                raise AssertionError("still there")
+            try:
+                derived.double = 1
+            except AttributeError:
+                pass
+            else:
+                raise AssertionError("properties are not to be set")
+            new = WithArguments(4)
+            assert gevent.spawn(lambda: vars(new)).get() == {"first": 4, "second": 2}
+            new.first = 5
+            assert gevent.spawn(lambda: new.first).get() == 4
+        for _ in range(2):
+            gevent.spawn(other).get()
+        assert plain.word == holder.plain.word == "main"
+        assert derived.made and derived.count == 5 and derived.double == 10
+        assert vars(arguments) == {"first": 1, "second": 3, "extra": True}
+        assert isinstance(plain, threading.local)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert plain.word == "main" and thread.is_alive() is False
+    """)
+
+
+def test_thread_local_object_of_a_class_goes_when_it_is_dropped():
+    late(LOCALS, """
+        import gc, weakref
+        from gevent.monkey import _locals
+        ones = [arguments, WithArguments(1)]
+        del arguments
+        while ones:
+            seen = weakref.ref(ones.pop())
+            gc.collect()
+            assert seen() is None
+        assert len(_locals._values) == 1, _locals._values
+    """)
+
+
+def test_tls_connections_that_are_open_wait_as_greenlets(certificate):
+    head = f"certificate = {certificate!r}\n"
+    late(head + textwrap.dedent("""
+        import socket, ssl, threading
+        class Derived(ssl.SSLSocket): pass
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(**certificate)
+        client, other = (ssl.create_default_context(cafile=certificate["certfile"]) for _ in range(2))
+        other.sslsocket_class = Derived
+        def connect(context):
+            pair = socket.socketpair()
+            wrapped = []
+            thread = threading.Thread(target=lambda: wrapped.append(server.wrap_socket(pair[0], server_side=True)))
+            thread.start()
+            there = context.wrap_socket(pair[1], server_hostname="localhost")
+            thread.join()
+            return wrapped[0], there
+        here, there = connect(client)
+        derived, peer = connect(other)
+        listener = server.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True)
+        there.settimeout(30)
+        """), """
+        import gevent
+        assert there.gettimeout() == 30 and isinstance(here, ssl.SSLSocket)
+        with gevent.Timeout(40):
+            for one, another in [(here, there), (there, here), (derived, peer), (peer, derived)]:
+                reading = gevent.spawn(one.recv, 10)
+                gevent.sleep(0)
+                assert not reading.ready()
+                another.sendall(b"word")
+                assert reading.get() == b"word"
+                sending = gevent.spawn(one.sendall, b"x" * 3_000_000)
+                received = 0
+                while received < 3_000_000:
+                    received += len(another.recv(65536))
+                sending.get()
+                one.settimeout(0.001)
+                try:
+                    one.recv(1)
+                except TimeoutError as error:
+                    assert "read operation timed out" in str(error)
+                else:
+                    raise AssertionError("something came")
+                one.settimeout(None)
+            # And those that it makes from now on.
+            for context in (client, other):
+                accepting = gevent.spawn(listener.accept)
+                plain = socket.create_connection(listener.getsockname())
+                with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+                    accepted, _ = accepting.get()
+                    assert type(connection) is context.sslsocket_class
+                    reading = gevent.spawn(connection.recv, 10)
+                    gevent.sleep(0)
+                    accepted.sendall(b"late")
+                    assert reading.get() == b"late" and connection.version() == "TLSv1.3"
+                    unwrapping = gevent.spawn(accepted.unwrap)
+                    connection.unwrap().close()
+                    unwrapping.get().close()
+            waiting = gevent.spawn(here.recv, 1)
+            gevent.sleep(0)
+            there.close()
+            assert waiting.get() == b""
+        """)
+
+
+def test_class_that_cannot_be_changed_is_told():
     run_script("""
-        import socket, warnings
-        class Early(socket.socket):
+        import queue, warnings
+        class Early(queue.SimpleQueue):
             pass
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -39,11 +39,10 @@ _SSLWantReadError = _stdlib.SSLWantReadError
 _SSLWantWriteError = _stdlib.SSLWantWriteError
 
 
-class SSLSocket(_StdlibSSLSocket, _gevent_socket):
-    """A TLS connection over a `gevent.socket.socket`; made by `SSLContext.wrap_socket`.
+class _WaitingSSLSocket(_StdlibSSLSocket):
+    """What a TLS socket does where it has to wait. How it waits, says a subclass."""
 
-    The time-out is per wait. When it is over, TimeoutError is raised and the connection is not usable any more.
-    """
+    __slots__ = ()
 
     def _until_done(self, message: str, operation: Callable[..., Any], *args: Any) -> Any:
         """Return ``operation(*args)``, waiting as TLS asks to. Switches."""
@@ -61,10 +60,8 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
             self._wait(message, direction)
 
     def _wait(self, message: str, direction: int) -> None:
-        try:
-            wait_socket(self, direction, self.timeout)
-        except TimeoutError:
-            raise TimeoutError(message) from None
+        """Wait for the direction, at most for the time-out; then raises TimeoutError with the message. Switches."""
+        raise NotImplementedError
 
     def do_handshake(self, block: bool = False) -> None:
         """Agree on keys with the peer. Switches. With *block*, waits also when the socket is non-blocking."""
@@ -78,8 +75,9 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
             if block and timeout == 0.0:
                 self.settimeout(timeout)
 
-    # Set once a read has told of the end or of an error, which the next one tells at once, whatever the peer does.
-    _is_read_over = False
+    # Whether a read asks OpenSSL before it waits. Set once one has told of the end or of an error, which the next one
+    # tells at once, whatever the peer does.
+    _asks_first = False
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
         """Return up to *len* bytes, or read them into *buffer* and return their number. Switches."""
@@ -89,7 +87,7 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
             raise ValueError("Read on closed or unwrapped SSL socket.")
         # To ask for what is not there costs an exception. What OpenSSL has read and not yet given is counted by
         # `pending`: it reads no further than the record that it needs.
-        if len and not (self._is_read_over or sslobj.pending() or is_readable(self)) and self.timeout != 0.0:
+        if len and not (self._asks_first or sslobj.pending() or is_readable(self)) and self.timeout != 0.0:
             self._wait("The read operation timed out", _READ)
         try:
             if buffer is None:
@@ -98,13 +96,13 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
                 found = self._until_done("The read operation timed out", sslobj.read, len, buffer)
         except _stdlib.SSLError as error:
             if error.args[0] not in (_stdlib.SSL_ERROR_WANT_READ, _stdlib.SSL_ERROR_WANT_WRITE):
-                self._is_read_over = True
+                self._asks_first = True
             # The peer closed without saying so: as the end, unless the program wants to know.
             if error.args[0] == _stdlib.SSL_ERROR_EOF and self.suppress_ragged_eofs:
                 return b"" if buffer is None else 0
             raise
         if not found:
-            self._is_read_over = True
+            self._asks_first = True
         return found
 
     def write(self, data: Any) -> int:
@@ -141,16 +139,18 @@ class SSLSocket(_StdlibSSLSocket, _gevent_socket):
         self._sslobj = None
         return plain
 
-    def accept(self) -> tuple[Any, Any]:
-        """Accept a connection and wrap it as this socket is; returns it and the peer's address. Switches."""
-        connection, address = _gevent_socket.accept(self)
-        connection = self.context.wrap_socket(
-            connection,
-            do_handshake_on_connect=self.do_handshake_on_connect,
-            suppress_ragged_eofs=self.suppress_ragged_eofs,
-            server_side=True,
-        )
-        return connection, address
+
+class SSLSocket(_WaitingSSLSocket, _gevent_socket):
+    """A TLS connection over a `gevent.socket.socket`; made by `SSLContext.wrap_socket`.
+
+    The time-out is per wait. When it is over, TimeoutError is raised and the connection is not usable any more.
+    """
+
+    def _wait(self, message: str, direction: int) -> None:
+        try:
+            wait_socket(self, direction, self.timeout)
+        except TimeoutError:
+            raise TimeoutError(message) from None
 
 
 class SSLContext(_StdlibSSLContext):

@@ -13,7 +13,7 @@ from functools import wraps as _wraps
 from typing import Any
 
 from gevent import events as _events
-from gevent.monkey import _doctor, _imports, _locks, _main, _repair, _state, _warnings
+from gevent.monkey import _doctor, _imports, _locals, _locks, _main, _repair, _state, _warnings
 from gevent.monkey._errors import MonkeyPatchWarning
 from gevent.monkey._state import is_anything_patched, is_module_patched, is_object_patched, saved  # noqa: F401 (public)
 from gevent.monkey.api import get_original, notify, patch_item, patch_module, remove_item  # noqa: F401 (public)
@@ -136,12 +136,14 @@ def patch_thread(threading: bool = True, _threading_local: bool = True, Event: b
     """Make threads greenlets: replace locks, thread identity, thread-local data, and how threads start.
 
     *threading* also patches `threading` itself, *Event* its Event, *_threading_local* the module of that name,
-    *existing_locks* exchanges locks that exist already, with *logging* those of that module, too.
+    *existing_locks* exchanges locks and thread-local data that exist already, with *logging* the locks of that module,
+    too.
     """
     main_thread = _threading.main_thread()
     in_main_thread = _threading.current_thread() is main_thread
     first_time = not is_object_patched("threading", "_shutdown")
     former = _threading.get_ident()
+    _locals.adopt_classes()
     thread, thread_target = _patch_module("thread", _warnings=_warnings, _notify_did_subscribers=False)
     source: Any = None
     if threading:
@@ -159,6 +161,7 @@ def patch_thread(threading: bool = True, _threading_local: bool = True, Event: b
             patch_item(_threading, "Event", event)
         if existing_locks:
             _convert_locks(former, logging)
+            _locals.exchange_objects(*_repair.keepers(()))
     if _threading_local:
         patch_item(_importlib.import_module("_threading_local"), "local", thread._local)
     notify(_events.GeventDidPatchModuleEvent("thread", thread, thread_target))
@@ -176,7 +179,7 @@ def patch_socket(dns: bool = True, aggressive: bool = True) -> None:
     # Imported here, where it is known that sockets are wanted; they derive from the standard library's class.
     sockets = _importlib.import_module("gevent.monkey._sockets")
     if "socket" in items:
-        sockets.adopt_open_sockets()
+        sockets.adopt_sockets()
     _patch_module("socket", items)
 
 
@@ -189,6 +192,7 @@ def patch_dns() -> None:
 @_vetoable
 def patch_ssl(_warnings: list[str] | None = None, _first_time: bool = True) -> None:
     """Have the contexts of `ssl` make cooperative sockets; also those that exist already."""
+    _importlib.import_module("gevent.monkey._tls_sockets").adopt_sockets()
     _patch_module("ssl", _warnings=_warnings)
 
 

@@ -95,32 +95,35 @@ class Patient:
         if references:
             print(f"    {len(references)} names that modules had taken: {_names(references)}")
         if _locks.exchanged:
-            print(f"    {_locks.exchanged} locks, conditions and queues, wherever objects hold them")
+            print(f"    {_locks.exchanged} locks, conditions, queues and thread-local data, wherever objects hold them")
         sockets = getattr(sys.modules.get("gevent.monkey._sockets"), "adopted", 0)
         if sockets:
             print(f"    {sockets} sockets that were open")
         if self._threads:
             print(f"    {len(self._threads)} threads that run go on as native ones: {_names(self._threads)}")
-        if not references and not _locks.exchanged and not sockets and not self._threads:
+        if _repair.rebased:
+            print(f"    {len(_repair.rebased)} classes that derived from what is replaced: {_names(_repair.rebased)}")
+        if not (references or _locks.exchanged or sockets or _repair.rebased or self._threads):
             print("    nothing had to be")
 
     def _problems(self, messages: list[str]) -> list[tuple[str, str]]:
         found = [(message, "call patch_all() before the module of the class is imported") for message in messages]
         if _locks.left:
             found.append((
-                f"locks or queues that something else refers to, such as a tuple or a thread: {_names(_locks.left)}",
-                "they block the thread of all greenlets: " + _PATCH_EARLIER,
+                "locks, queues or thread-local data that something else refers to, such as a tuple or a thread: "
+                f"{_names(_locks.left)}",
+                "they block the thread of all greenlets, or are shared by them: " + _PATCH_EARLIER,
             ))
         sockets = [
             repr(one)
             for one in gc.get_objects()
             if issubclass(type(one), _socket.socket)
-            and not type(one).__module__.startswith("gevent")
+            and not any(base.__module__.startswith("gevent") for base in type(one).__mro__)
             and one.fileno() >= 0
         ]
         if sockets:
             found.append((
-                f"open sockets of TLS, or of classes of programs: {_names(sockets, 3)}",
+                f"open sockets of classes that cannot be changed: {_names(sockets, 3)}",
                 "they block the thread of all greenlets: connect after patching, or " + _PATCH_EARLIER,
             ))
         kept = self._kept_originals()

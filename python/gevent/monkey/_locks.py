@@ -1,4 +1,4 @@
-"""Exchanges the native locks and queues that exist when programs are patched for ones whose waiters are greenlets.
+"""Exchanges the native locks, queues and thread-local data that exist when programs are patched for those of greenlets.
 
 A greenlet that waits for a native lock blocks the thread, and with it the greenlet that holds the lock: the program
 hangs. A lock is exchanged where everything that refers to it is found: attributes, globals, items of lists and
@@ -204,7 +204,13 @@ def exchange_queues(make_queue: Callable[[], Any], keeps_module: Callable[[str],
             new.put(native.get_nowait())
         return new
 
-    _exchange((_QUEUE,), new_queue, set(), _Search(keeps_module, keeps_type))
+    exchange((_QUEUE,), new_queue, keeps_module, keeps_type)
+
+
+def exchange(kinds: tuple[type, ...], make_new: Callable[[Any], Any], keeps_module: Callable[[str], bool],
+             keeps_type: Callable[[type], bool]) -> None:
+    """Exchange each object of *kinds* for what *make_new* makes of it, but for what stays, as with `exchange_locks`."""
+    _exchange(kinds, make_new, set(), _Search(keeps_module, keeps_type))
 
 
 def _exchange(kinds: tuple[type, ...], make_new: Callable[[Any], Any], unseen: set[int], search: _Search) -> None:

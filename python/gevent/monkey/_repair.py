@@ -1,8 +1,8 @@
 """Repairs what other modules took from a module before it was patched.
 
 A module that was imported earlier may hold the originals: `from time import sleep`, a lock made at import. Here such
-references in the globals of modules are exchanged. What cannot be repaired is told: classes derived from a class that
-was replaced.
+references in the globals of modules are exchanged, and classes that were derived from one that was replaced get its
+replacement for their base. Where the layout of objects forbids that, it is told.
 """
 import _thread
 import gc
@@ -17,6 +17,8 @@ from gevent.monkey import _state
 
 #: (module, name) of each reference that was exchanged.
 repaired: list[tuple[str, str]] = []
+#: The names of the classes that derive from something else since.
+rebased: list[str] = []
 
 # Modules that need the originals: ours, and those below the threads that Python itself uses.
 _KEEP = ("gevent", "greenlet", "_frozen_importlib", "_thread", "_socket", "_posixsubprocess", "importlib._bootstrap")
@@ -115,8 +117,32 @@ class _IdleSemaphore(threading.Semaphore):
             super().release(n)
 
 
+def derive_anew(kind: type, original: type, replacement: type) -> bool:
+    """Have the class *kind* derive from *replacement* where it does from *original*; returns whether that can be."""
+    try:
+        kind.__bases__ = tuple(replacement if base is original else base for base in kind.__bases__)
+    except TypeError:
+        # The objects of the two are laid out differently, or there is no order of the bases.
+        return False
+    rebased.append(f"{kind.__module__}.{kind.__qualname__}")
+    return True
+
+
+def may_stay(original: Any) -> bool:
+    """Say whether *original* is a class of queues that need not be replaced, and had better not be.
+
+    Those of the standard library are written in Python and wait by the locks of `threading`, which are patched. A class
+    that a program has derived from one may call it by name, and cannot derive from ours.
+    """
+    if getattr(original, "__module__", None) != "queue" or not isinstance(original, type):
+        return False
+    names = vars(sys.modules["queue"]).values()
+    family = [kind for kind in names if isinstance(kind, type) and kind.__module__ == "queue"]
+    return _state.is_module_patched("threading") and any(derived_classes(kind) for kind in family)
+
+
 def derived_classes(original: type) -> list[type]:
-    """Return the classes of programs that derive from *original*; they do not wait cooperatively."""
+    """Return the classes of programs that derive from *original* directly."""
     found = []
     for child in original.__subclasses__():
         module = child.__module__ or ""

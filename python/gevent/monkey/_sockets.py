@@ -1,8 +1,9 @@
-"""Makes the sockets that are open when `socket` is patched wait as greenlets do.
+"""Makes the sockets wait as greenlets do that are open when `socket` is patched, and those of classes derived before.
 
-An open socket of the standard library can't become one of ours, whose objects are larger. It is given a class that adds
-no field: the descriptor becomes non-blocking, and the methods wait. Sockets of TLS stay as they are.
+Such a socket can't become one of ours, whose objects are larger. It is given a class that adds no field: the descriptor
+becomes non-blocking, and the methods wait. A class that a program has derived gets that for its base.
 """
+import functools
 import gc
 import socket
 import weakref
@@ -10,6 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gevent._greenrust import get_hub_if_exists, wait_read, wait_write
+from gevent._greenrust import socket as _GreenSocket
+from gevent.monkey import _repair
+from gevent.socket import socket as _gevent_socket
 
 _Native: Any = socket.socket
 #: The time-out of each socket in seconds, None for none.
@@ -34,9 +38,19 @@ def _waiting(name: str, wait: Callable[..., Any]) -> Any:
 
 
 class EarlySocket(_Native):
-    """A socket that was open before patching. Its methods switch."""
+    """A socket that was open before patching, or whose class was derived before. Its methods switch."""
 
     __slots__ = ()
+
+    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
+        super().__init__(family, type, proto, fileno)
+        EarlySocket.settimeout(self, _Native.gettimeout(self))
+
+    @property
+    def __class__(self) -> Any:
+        """The class of sockets, so that these count as such."""
+        kind = type(self)
+        return _gevent_socket if kind is EarlySocket else kind
 
     recv = _waiting("recv", wait_read)
     recv_into = _waiting("recv_into", wait_read)
@@ -58,6 +72,7 @@ class EarlySocket(_Native):
 
     def connect(self, address: Any) -> None:
         """Connect to *address*."""
+        address = _gevent_socket._resolved(self, address)
         try:
             super().connect(address)
         except BlockingIOError:
@@ -114,12 +129,46 @@ class EarlySocket(_Native):
 adopted = 0
 
 
-def adopt_open_sockets() -> None:
-    """Make the open sockets of the standard library cooperative."""
+def adopt(native: type[Any], early: type[Any]) -> None:
+    """Make the open sockets of the class *native* those of *early*, and have programs' classes derive from that."""
     global adopted
-    for one in gc.get_objects():
-        if type(one) is _Native and one.fileno() >= 0:
-            timeout = one.gettimeout()
-            one.__class__ = EarlySocket
-            one.settimeout(timeout)
+    classes = _repair.derived_classes(native)
+    opened = [
+        (one, _Native.gettimeout(one))
+        for one in gc.get_objects()
+        if type(one) is native or issubclass(type(one), tuple(classes))
+    ]
+    for kind in classes:
+        _repair.derive_anew(kind, native, early)
+    for one, timeout in opened:
+        if type(one) is native:
+            one.__class__ = early
+        if isinstance(one, early) and one.fileno() >= 0:
+            EarlySocket.settimeout(one, timeout)
             adopted += 1
+
+
+def _serve_early_sockets() -> None:
+    """Have the methods of `gevent.socket.socket` serve an EarlySocket, too.
+
+    A class that calls its base by name, as `socket.socket.__init__(self)`, finds them there.
+    """
+
+    def serve(ours: Any, early: Any) -> Any:
+        @functools.wraps(ours)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return (early if issubclass(type(self), EarlySocket) else ours)(self, *args, **kwargs)
+
+        return call
+
+    for name in {*vars(_GreenSocket), *vars(_gevent_socket)}:
+        ours, early = getattr(_gevent_socket, name), getattr(EarlySocket, name, None)
+        if (name == "__init__" or not name.startswith("__")) and callable(early) and callable(ours):
+            setattr(_gevent_socket, name, serve(ours, early))
+
+
+def adopt_sockets() -> None:
+    """Make cooperative what the standard library's class of sockets has made, and what derives from it."""
+    if _repair.derived_classes(_Native):
+        _serve_early_sockets()
+    adopt(_Native, EarlySocket)

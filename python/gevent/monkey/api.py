@@ -70,6 +70,8 @@ class PatchRequest:
         """Replace *name* of the target by the source's, there and in the modules that have taken it already."""
         new = getattr(self.source_module, name)
         old = getattr(self.target_module, name, None)
+        if _repair.may_stay(old):
+            return
         patch_item(self.target_module, name, new)
         if callable(old) and old is not new:
             self._exchanges[id(old)] = (old, new)
@@ -100,9 +102,11 @@ class PatchRequest:
         if self._exchanges:
             _repair.exchange_references(self.target_module.__name__, self._exchanges)
         lost: list[type] = []
-        for old, _ in self._exchanges.values():
+        for old, new in self._exchanges.values():
             if isinstance(old, type):
-                lost += _repair.derived_classes(old)
+                for kind in _repair.derived_classes(old):
+                    if not (isinstance(new, type) and _repair.derive_anew(kind, old, new)):
+                        lost.append(kind)
         return lost
 
 
