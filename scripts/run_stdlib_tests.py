@@ -74,6 +74,18 @@ FILES = {
     "test_asyncio.test_sslproto": False,
     "test_asyncio.test_subprocess": False,
     "test_asyncio.test_threads": False,
+    "test_asyncio.test_futures": False,
+    "test_asyncio.test_locks": False,
+    "test_asyncio.test_queues": False,
+    "test_asyncio.test_runners": False,
+    "test_asyncio.test_sendfile": False,
+    "test_asyncio.test_server": False,
+    "test_asyncio.test_ssl": False,
+    "test_asyncio.test_taskgroups": False,
+    "test_asyncio.test_tasks": False,
+    "test_asyncio.test_timeouts": False,
+    "test_asyncio.test_transports": False,
+    "test_asyncio.test_waitfor": False,
     "test_concurrent_futures": False,
 }
 

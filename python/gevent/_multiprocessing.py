@@ -28,6 +28,8 @@ from gevent.os import _read as _os_read
 from gevent.os import _write
 from gevent.selectors import GeventSelector
 
+__all__ = ["PATCHES"]
+
 #: What `when_imported` is to call for which module.
 PATCHES: dict[str, Any] = {}
 

@@ -6,6 +6,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from gevent._greenrust import Greenlet, GreenletExit
 
+__all__ = ["as_future", "ended", "settle"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

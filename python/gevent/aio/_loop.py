@@ -18,6 +18,8 @@ from gevent.monkey.api import get_original
 from gevent.selectors import _NativeSelector
 from gevent.threadpool import ThreadPool
 
+__all__ = ["EventLoop", "EventLoopPolicy", "new_event_loop"]
+
 T = TypeVar("T")
 
 _get_running_loop = events._get_running_loop

@@ -11,6 +11,8 @@ from gevent._greenrust import AsyncResult, CancelScope, get_hub, getcurrent
 from gevent.aio._loop import EventLoop
 from gevent.monkey.api import get_original
 
+__all__ = ["run", "run_coroutine"]
+
 T = TypeVar("T")
 
 
