@@ -22,7 +22,7 @@ _SOCKET = {
     "os": "strerror",
     _NATIVE: "get_hub Timeout",
     _HERE: "string_types integer_types exc_clear _get_memory=get_memory _wait_on_socket=wait_on_socket "
-           "is_windows=WIN is_macos=OSX",
+           "_resolve_addr=resolve_addr __socket__=stdlib_socket is_windows=WIN is_macos=OSX",
     "_socket": "_realsocket=socket _SocketError=error",
 }
 

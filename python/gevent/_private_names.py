@@ -152,6 +152,16 @@ def wait_on_socket(socket: Any, watcher: Any, timeout_exc: Any = None) -> None:
     _socket.wait(watcher, socket.timeout, timeout_exc or TimeoutError("timed out"))
 
 
+# -- gevent._socketcommon -----------------------------------------------------------------------------------
+
+stdlib_socket = _socket._stdlib
+
+
+def resolve_addr(sock: Any, address: Any) -> Any:
+    """Return *address*, which *sock* is to use, with the host name looked up by the hub's resolver."""
+    return _socket._resolved(sock, sock.family, address)
+
+
 # -- gevent._greenlet_primitives ----------------------------------------------------------------------------
 
 

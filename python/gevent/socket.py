@@ -78,6 +78,19 @@ def _is_numeric(family: int, host: Any) -> bool:
     return True
 
 
+def _resolved(sock: Any, family: int, address: Any) -> Any:
+    """Return *address*, which *sock* of *family* is to use, with the host name looked up by the hub's resolver."""
+    if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or not address:
+        return address
+    host = address[0]
+    if _is_numeric(family, host):
+        return address
+    found = getaddrinfo(host, address[1], sock.family, sock.type, sock.proto)[0][4]
+    # What the caller says of port, flow and scope counts: a port that is too large is refused by the call.
+    port = address[1] if isinstance(address[1], int) else found[1]
+    return (found[0], port, *(found if len(address) == 2 else address)[2:])
+
+
 class socket(_greenrust.socket):
     """A network connection or listener, as the standard library's `socket.socket`; its methods switch where they wait.
 
@@ -92,32 +105,19 @@ class socket(_greenrust.socket):
         """The hub of the calling thread."""
         return get_hub()
 
-    def _resolved(self, address: Any) -> Any:
-        """Return *address* with the host name looked up by the hub's resolver."""
-        family = _family(self)
-        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or not address:
-            return address
-        host = address[0]
-        if _is_numeric(family, host):
-            return address
-        found = getaddrinfo(host, address[1], self.family, self.type, self.proto)[0][4]
-        # What the caller says of port, flow and scope counts: a port that is too large is refused by the call.
-        port = address[1] if isinstance(address[1], int) else found[1]
-        return (found[0], port, *(found if len(address) == 2 else address)[2:])
-
     def connect(self, address: Any) -> None:
         """Connect to *address*; a host name is looked up by the hub's resolver. Switches.
 
         Raises OSError; TimeoutError when the socket's time-out is over.
         """
-        super().connect(self._resolved(address))
+        super().connect(_resolved(self, _family(self), address))
 
     def connect_ex(self, address: Any) -> int:
         """Connect as `connect` does, but return an error number (0: connected). Switches.
 
         A failed look-up is raised.
         """
-        return super().connect_ex(self._resolved(address))
+        return super().connect_ex(_resolved(self, _family(self), address))
 
     def _sendfile_use_sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         # The standard library's version waits by a selector, which would block the thread.
