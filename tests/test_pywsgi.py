@@ -44,6 +44,22 @@ def test_connection_closes_as_the_request_says(serve, request_head, closes):
             assert client.get()[0] == 200
 
 
+@pytest.mark.parametrize("size", [0, 1, 70_000, 5_000_000])
+@pytest.mark.parametrize("is_tuple", [False, True])
+def test_last_answer_of_a_connection_arrives_whole_and_then_its_end(serve, size, is_tuple):
+    body = b"x" * size
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return (body, b"end") if is_tuple else [body]
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        gevent.sleep(0.01)
+        assert client.answer()[2] == (body + b"end" if is_tuple else body)
+        assert client.at_end()
+
+
 def test_pipelined_requests_are_answered_in_order(serve):
     def application(environ, start_response):
         start_response("200 OK", [])

@@ -409,3 +409,36 @@ def test_stop_closes_idle_tls_connections(serve, certificate):
         assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
         server.stop(timeout=30)
         assert len(server._service) == 0
+
+
+def test_connection_that_makes_no_handshake_is_closed_for_a_new_one(serve, certificate, errors):
+    server = serve(hello, **certificate, max_connections=2)
+    with Client(server) as first, Client(server) as second:
+        until_connected(server, 2)
+        with connect_by_tls(server) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+            assert first.at_end()
+            assert len(server._service) == 2
+        # The other one is as it was.
+        second.sock.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            second.sock.recv(1)
+    assert errors.getvalue() == ""
+
+
+def test_stop_closes_connections_that_make_no_handshake(serve, certificate, errors):
+    server = serve(hello, **certificate)
+    with Client(server) as client:
+        until_connected(server, 1)
+        server.stop(timeout=30)
+        assert len(server._service) == 0
+        assert client.at_end()
+    assert errors.getvalue() == ""
+
+
+def until_connected(server, count):
+    while len(server._service) < count:
+        gevent.sleep(0.01)
+    # Their greenlets run.
+    gevent.sleep(0)

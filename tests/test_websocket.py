@@ -533,6 +533,71 @@ def test_stopping_the_server_says_going_away(serve):
         assert client.finish() == 1001
 
 
+@pytest.mark.parametrize("receives", [True, False])
+def test_a_server_that_drains_says_going_away_and_waits_for_the_answer(serve, receives):
+    entered, go = Event(), Event()
+    seen = []
+
+    def function(ws):
+        entered.set()
+        if receives:
+            seen.append((ws.receive(), ws.close_code))
+            return
+        go.wait()
+        with pytest.raises(WebSocketError):
+            ws.send("late")
+        seen.append(ws.closed)
+
+    server = serve(application(function))
+    with Client(server) as client:
+        assert entered.wait(10)
+        stopping = gevent.spawn(server.stop, timeout=60)
+        frame = client.next()
+        assert (frame.opcode, frame.data) == (Opcode.CLOSE, struct.pack("!H", 1001))
+        assert not stopping.ready()
+        client.flush()
+        go.set()
+        assert client.finish() == 1001
+        stopping.get(timeout=30)
+    assert seen == [(None, 1001) if receives else True]
+
+
+def test_a_peer_that_does_not_answer_going_away_is_given_up(serve):
+    entered = Event()
+    codes = []
+
+    def function(ws):
+        entered.set()
+        assert ws.receive() is None
+        codes.append(ws.close_code)
+
+    server = serve(application(function), websocket_options=Options(close_timeout=0.05))
+    with Client(server):
+        assert entered.wait(10)
+        server.stop(timeout=60)
+        assert codes == [1006]
+        assert len(server._service) == 0
+
+
+def test_a_websocket_that_opens_while_the_server_drains_is_told_at_once(serve):
+    entered, go = Event(), Event()
+
+    def wsgi(environ, start_response):
+        entered.set()
+        go.wait()
+        assert environ["wsgi.websocket"].receive() is None
+        return []
+
+    server = serve(wsgi)
+    with Client(server, opens=False) as client:
+        assert entered.wait(10)
+        stopping = gevent.spawn(server.stop, timeout=60)
+        gevent.sleep(0)
+        go.set()
+        assert client.finish() == 1001
+        stopping.get(timeout=30)
+
+
 def test_a_silent_peer_is_pinged_and_given_up(serve):
     ended = Event()
     codes = []

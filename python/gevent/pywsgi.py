@@ -550,11 +550,17 @@ class WSGIServer(StreamServer):
         own = client_socket.gettimeout()
         if self._handshake_timeout is not None:
             client_socket.settimeout(self._handshake_timeout)
+        # The TLS socket has the same one.
+        descriptor = client_socket.fileno()
+        self._service.begin_handshake(descriptor)
         try:
             tls = self.wrap_socket(client_socket, **self.ssl_args)
-        except TimeoutError:
+        except OSError as error:
+            if self._service.end_handshake(descriptor) and not isinstance(error, TimeoutError):
+                raise
             # As a silent client without TLS: not worth a word.
             return None
+        self._service.end_handshake(descriptor)
         with tls:
             tls.settimeout(own)
             return handle(tls, address)

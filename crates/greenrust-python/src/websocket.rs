@@ -27,6 +27,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::exceptions::WebSocketError;
 use crate::gil::Gil;
+use crate::greenlet::PyGeventGreenlet;
 use crate::host;
 use crate::hub as py_hub;
 use crate::pywsgi::{Connection, Handler};
@@ -176,6 +177,7 @@ impl WebSocket {
             Some(_) => self.close(py, INTERNAL_ERROR, ""),
         };
         self.end(ABNORMAL, "");
+        self.inner.connection.get().set_websocket(None);
         let handler = self.inner.handler.take();
         drop(handler);
         match outcome {
@@ -183,6 +185,13 @@ impl WebSocket {
             Err(error) if !error.is_instance_of::<PyOSError>(py) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Has the peer told that the server goes away, by a greenlet of its own; for the hub.
+    pub fn spawn_going_away(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let function = slf.getattr(intern!(py, "_go_away"))?;
+        PyGeventGreenlet::spawn_plain(py, function, PyTuple::empty(py), None).map(|_| ())
     }
 
     /// Forgets the protocol's state. The code is kept only if none is known.
@@ -195,9 +204,9 @@ impl WebSocket {
     }
 
     /// Answers the handshake if that has not been done.
-    fn ensure_open(&self, py: Python<'_>) -> PyResult<()> {
-        let is_offered = matches!(*self.inner.state.borrow(), State::Offered(_));
-        if is_offered { self.accept(py, None, None) } else { Ok(()) }
+    fn ensure_open(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let is_offered = matches!(*slf.get().inner.state.borrow(), State::Offered(_));
+        if is_offered { Self::accept(slf, None, None) } else { Ok(()) }
     }
 
     /// Appends to the output by `function` while nobody else sends, and sends it. Returns what `function` does; false
@@ -314,7 +323,12 @@ impl WebSocket {
                 Received::Starved => {}
             }
             let hub = py_hub::ensure(py)?;
-            let patience = if has_pinged { inner.times.ping_timeout } else { inner.times.ping_interval };
+            let is_closing = matches!(&*inner.state.borrow(), State::Open(protocol) if protocol.is_closing());
+            let patience = match () {
+                () if is_closing => Some(inner.times.close_timeout),
+                () if has_pinged => inner.times.ping_timeout,
+                () => inner.times.ping_interval,
+            };
             let left = deadline.map(|deadline| deadline.since(hub.clock().now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(PyTimeoutError::new_err("timed out"));
@@ -332,6 +346,10 @@ impl WebSocket {
                 Err(error) if error.is_instance_of::<PyTimeoutError>(py) => {
                     if deadline.is_some_and(|deadline| deadline.since(hub.clock().now()).is_zero()) {
                         return Err(error);
+                    }
+                    if matches!(&*inner.state.borrow(), State::Open(protocol) if protocol.is_closing()) {
+                        self.end(ABNORMAL, "");
+                        return Ok(None);
                     }
                     if has_pinged {
                         self.close_unanswered(py)?;
@@ -351,6 +369,43 @@ impl WebSocket {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn answer(&self, py: Python<'_>, subprotocol: Option<&str>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let inner = &*self.inner;
+        let mut extra = Vec::new();
+        if let Some(headers) = headers {
+            for pair in headers.try_iter()? {
+                let (name, value): (String, String) = pair?.extract()?;
+                append_field(&mut extra, &name, &value)?;
+            }
+        }
+        let mut head = Vec::new();
+        let mut state = inner.state.borrow_mut();
+        let State::Offered(handshake) = &*state else {
+            return Err(WebSocketError::new_err("the handshake was already answered"));
+        };
+        handshake.write_response(subprotocol, &mut head).map_err(|_| {
+            PyValueError::new_err(format!(
+                "the subprotocol {:?} was not offered, only {:?}",
+                subprotocol.unwrap_or_default(),
+                inner.offered_subprotocols
+            ))
+        })?;
+        let end = head.len() - 2;
+        head.splice(end..end, extra);
+        let State::Offered(handshake) = std::mem::replace(&mut *state, State::Ended) else { unreachable!() };
+        *state = State::Open(Box::new(handshake.into_connection()));
+        drop(state);
+        inner.subprotocol.replace(subprotocol.map(str::to_owned));
+        if let Some(handler) = &*inner.handler.borrow() {
+            handler.get().switch_protocols(py);
+        }
+        let sent = inner.connection.get().send_all(py, &[&head]);
+        if sent.is_err() {
+            self.end(ABNORMAL, "");
+        }
+        sent
     }
 
     fn fill(&self, py: Python<'_>, limit: Option<Duration>) -> PyResult<usize> {
@@ -420,41 +475,22 @@ impl WebSocket {
     /// it, the first receiving or sending answers. Raises WebSocketError when that was done already, ValueError for a
     /// subprotocol that was not offered and for malformed headers. May switch.
     #[pyo3(signature = (subprotocol=None, headers=None))]
-    fn accept(&self, py: Python<'_>, subprotocol: Option<&str>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let inner = &*self.inner;
-        let mut extra = Vec::new();
-        if let Some(headers) = headers {
-            for pair in headers.try_iter()? {
-                let (name, value): (String, String) = pair?.extract()?;
-                append_field(&mut extra, &name, &value)?;
-            }
+    fn accept(slf: &Bound<'_, Self>, subprotocol: Option<&str>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let this = slf.get();
+        this.answer(slf.py(), subprotocol, headers)?;
+        this.inner.connection.get().set_websocket(Some(slf));
+        if this.inner.connection.get().is_draining() { this._go_away(slf.py()) } else { Ok(()) }
+    }
+
+    /// Say that the server goes away, and give the peer the option `close_timeout` to answer. Switches.
+    fn _go_away(&self, py: Python<'_>) -> PyResult<()> {
+        let sent = self.send_by(py, |protocol, output| protocol.close(GOING_AWAY, "", output).map(|()| true));
+        match sent {
+            Ok(_) => self.inner.connection.get().hasten(py, self.inner.times.close_timeout),
+            // The peer has gone first.
+            Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(()),
+            Err(error) => Err(error),
         }
-        let mut head = Vec::new();
-        let mut state = inner.state.borrow_mut();
-        let State::Offered(handshake) = &*state else {
-            return Err(WebSocketError::new_err("the handshake was already answered"));
-        };
-        handshake.write_response(subprotocol, &mut head).map_err(|_| {
-            PyValueError::new_err(format!(
-                "the subprotocol {:?} was not offered, only {:?}",
-                subprotocol.unwrap_or_default(),
-                inner.offered_subprotocols
-            ))
-        })?;
-        let end = head.len() - 2;
-        head.splice(end..end, extra);
-        let State::Offered(handshake) = std::mem::replace(&mut *state, State::Ended) else { unreachable!() };
-        *state = State::Open(Box::new(handshake.into_connection()));
-        drop(state);
-        inner.subprotocol.replace(subprotocol.map(str::to_owned));
-        if let Some(handler) = &*inner.handler.borrow() {
-            handler.get().switch_protocols(py);
-        }
-        let sent = inner.connection.get().send_all(py, &[&head]);
-        if sent.is_err() {
-            self.end(ABNORMAL, "");
-        }
-        sent
     }
 
     /// receive(timeout=None) -> str | bytes | None
@@ -463,13 +499,14 @@ impl WebSocket {
     /// how). Raises TimeoutError if none comes for *timeout* seconds; the WebSocket stays usable. Pings are answered, and
     /// sent to a peer that is silent, only while a greenlet is receiving. Switches.
     #[pyo3(signature = (timeout=None))]
-    fn receive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        self.ensure_open(py)?;
+    fn receive(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+        let py = slf.py();
+        Self::ensure_open(slf)?;
         let deadline = match timeout {
             None => None,
             Some(timeout) => Some(py_hub::ensure(py)?.clock().now().after(py_hub::duration(timeout))),
         };
-        self.next_message(py, deadline)
+        slf.get().next_message(py, deadline)
     }
 
     /// send(message, binary=None)
@@ -477,8 +514,9 @@ impl WebSocket {
     /// Send a message: str as text, bytes and the like as binary; *binary* says otherwise (bytes sent as text must be
     /// UTF-8). Raises WebSocketError when the connection has closed. Switches while the peer does not take it.
     #[pyo3(signature = (message, binary=None))]
-    fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>, binary: Option<bool>) -> PyResult<()> {
-        self.ensure_open(py)?;
+    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>, binary: Option<bool>) -> PyResult<()> {
+        let py = slf.py();
+        Self::ensure_open(slf)?;
         let text = message.cast::<PyString>().ok();
         let copied: Vec<u8>;
         let data: &[u8] = if let Some(text) = text {
@@ -502,7 +540,7 @@ impl WebSocket {
                     .map_err(|error| PyValueError::new_err(format!("a text message must be UTF-8: {error}")))?,
             )
         };
-        let was_open = self.send_by(py, |protocol, output| {
+        let was_open = slf.get().send_by(py, |protocol, output| {
             match as_text {
                 Some(text) => protocol.send_text(text, output),
                 None => protocol.send_binary(data, output),
@@ -517,10 +555,11 @@ impl WebSocket {
     /// Send a ping of at most 125 bytes. Raises WebSocketError when it is longer or the connection has closed. Switches
     /// while the peer does not take it.
     #[pyo3(signature = (payload=None))]
-    fn ping(&self, py: Python<'_>, payload: Option<&[u8]>) -> PyResult<()> {
-        self.ensure_open(py)?;
+    fn ping(slf: &Bound<'_, Self>, payload: Option<&[u8]>) -> PyResult<()> {
+        let py = slf.py();
+        Self::ensure_open(slf)?;
         let payload = payload.unwrap_or_default();
-        let was_open = self.send_by(py, |protocol, output| protocol.ping(payload, output).map(|()| true))?;
+        let was_open = slf.get().send_by(py, |protocol, output| protocol.ping(payload, output).map(|()| true))?;
         if was_open { Ok(()) } else { Err(WebSocketError::new_err("the WebSocket is closed")) }
     }
 
@@ -562,8 +601,8 @@ impl WebSocket {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.receive(py, None)
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        Self::receive(slf, None)
     }
 
     /// True when nothing can be sent any more.

@@ -17,10 +17,14 @@ use super::stock;
 use crate::greenlet::PyGeventGreenlet;
 use crate::socket::{Accepted, Socket};
 
+/// How many connections are accepted before their greenlets run: what each needs is then still in the processor's cache.
+/// The listener stays readable if there are more.
+const ACCEPTED_IN_A_TURN: usize = 16;
+
 /// accept_connections(server) -> bool
 ///
-/// Accept the connections that wait for *server*, `max_accept` at most, and spawn a greenlet for each. False if there
-/// may be more which the server itself has to accept: its methods are not ours, it is full, or there was an error.
+/// Accept some of the connections that wait for *server*, `max_accept` at most, and spawn a greenlet for each. False if
+/// there may be more which the server itself has to accept: its methods are not ours, it is full, or there was an error.
 /// Runs in the hub.
 #[pyfunction]
 pub fn accept_connections(server: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -40,7 +44,7 @@ pub fn accept_connections(server: &Bound<'_, PyAny>) -> PyResult<bool> {
     let handler_class = server.getattr(intern!(py, "handler_class"))?;
     let is_stock = stock::is_stock_handler_class(&handler_class)?;
     let most: usize = server.getattr(intern!(py, "max_accept"))?.extract()?;
-    for _ in 0..most {
+    for _ in 0..most.min(ACCEPTED_IN_A_TURN) {
         if !service.get().has_room() {
             return Ok(false);
         }

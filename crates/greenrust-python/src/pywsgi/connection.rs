@@ -30,6 +30,7 @@ use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
 use crate::socket::{Deadline, Patience, Socket};
+use crate::websocket::WebSocket;
 
 /// The least room offered to a read, bytes.
 const READ_BYTES: usize = 4096;
@@ -320,6 +321,28 @@ impl Connection {
     ///
     /// The parts must stay where they are: Python objects whose buffers are held, or memory of the caller's.
     pub fn send_all(&self, py: Python<'_>, parts: &[&[u8]]) -> PyResult<()> {
+        self.send_flagged(py, parts, 0)
+    }
+
+    /// Sends all parts, and ends our sending: the last segment says so, in place of one of its own. Switches as `send_all`.
+    pub fn send_last(&self, py: Python<'_>, parts: &[&[u8]]) -> PyResult<()> {
+        if self.inner.transport.get() != Transport::Descriptor {
+            return self.send_all(py, parts);
+        }
+        // Held back for no longer than until the next call.
+        self.send_flagged(py, parts, libc::MSG_MORE)?;
+        self.end_sending(py)
+    }
+
+    fn end_sending(&self, py: Python<'_>) -> PyResult<()> {
+        self.with_socket(py, |socket| {
+            // SAFETY: a plain system call; an error does not matter, the connection is about to go.
+            unsafe { libc::shutdown(socket.descriptor(), libc::SHUT_WR) };
+            Ok(())
+        })
+    }
+
+    fn send_flagged(&self, py: Python<'_>, parts: &[&[u8]], flags: libc::c_int) -> PyResult<()> {
         if self.inner.transport.get() != Transport::Descriptor {
             let data = match parts {
                 [only] => PyBytes::new(py, only),
@@ -341,7 +364,7 @@ impl Connection {
             let mut sent = 0;
             while sent < total {
                 let mut deadline = Deadline::with_patience(self.write_patience(), &self.inner.alarm);
-                let attempt = |descriptor| send_some(descriptor, parts, sent);
+                let attempt = |descriptor| send_some(descriptor, parts, sent, flags);
                 match socket.run(py, Direction::Write, 0, &mut deadline, attempt) {
                     Ok(count) => sent += count,
                     Err(error) => {
@@ -419,6 +442,20 @@ impl Connection {
     #[inline]
     pub fn is_draining(&self) -> bool {
         self.inner.place.as_ref().is_some_and(|(service, _)| service.get().is_draining())
+    }
+
+    /// Notes which WebSocket the connection has become, if it is one.
+    pub fn set_websocket(&self, websocket: Option<&Bound<'_, WebSocket>>) {
+        if let Some((service, key)) = &self.inner.place {
+            service.get().set_websocket(key.get(), websocket.map(|websocket| websocket.clone().unbind()));
+        }
+    }
+
+    /// Has the present wait for bytes end in `patience` at the latest.
+    pub fn hasten(&self, py: Python<'_>, patience: Duration) -> PyResult<()> {
+        let hub = py_hub::ensure(py)?;
+        self.inner.alarm.hasten(hub, hub.clock().now().after(patience));
+        Ok(())
     }
 
     /// Looks for the next request's head, reading as long as it is not whole. Switches.
@@ -631,11 +668,7 @@ impl Connection {
         if self.inner.transport.get() != Transport::Descriptor {
             return Ok(());
         }
-        self.with_socket(py, |socket| {
-            // SAFETY: a plain system call; an error does not matter, the connection is about to go.
-            unsafe { libc::shutdown(socket.descriptor(), libc::SHUT_WR) };
-            Ok(())
-        })?;
+        self.end_sending(py)?;
         let hub = py_hub::ensure(py)?;
         let deadline = hub.clock().now().after(longest);
         let mut taken = 0;
@@ -938,8 +971,8 @@ fn with_timeout<R>(socket: &Bound<'_, PyAny>, patience: Patience, call: impl FnO
 }
 
 /// Sends once, beginning `sent` bytes into the parts.
-fn send_some(descriptor: RawFd, parts: &[&[u8]], sent: usize) -> Result<usize, i32> {
-    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+fn send_some(descriptor: RawFd, parts: &[&[u8]], sent: usize, flags: libc::c_int) -> Result<usize, i32> {
+    let flags = flags | libc::MSG_NOSIGNAL;
     let mut slices = [IoSlice::new(&[]); 4];
     let mut count = 0;
     let mut skip = sent;
@@ -957,7 +990,7 @@ fn send_some(descriptor: RawFd, parts: &[&[u8]], sent: usize) -> Result<usize, i
     }
     let result = if count == 1 {
         // SAFETY: pointer and length are of one slice.
-        unsafe { libc::send(descriptor, slices[0].as_ptr().cast(), slices[0].len(), FLAGS) }
+        unsafe { libc::send(descriptor, slices[0].as_ptr().cast(), slices[0].len(), flags) }
     } else {
         // SAFETY: a message of zeros is a message without address and ancillary data.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -965,7 +998,7 @@ fn send_some(descriptor: RawFd, parts: &[&[u8]], sent: usize) -> Result<usize, i
         message.msg_iov = slices.as_mut_ptr().cast();
         message.msg_iovlen = count as _;
         // SAFETY: the message points to `count` valid slices.
-        unsafe { libc::sendmsg(descriptor, &raw const message, FLAGS) }
+        unsafe { libc::sendmsg(descriptor, &raw const message, flags) }
     };
     outcome(result)
 }

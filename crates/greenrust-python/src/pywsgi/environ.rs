@@ -33,10 +33,20 @@ impl Template {
 
     /// Returns the remembered environment if it would be made of these parts again.
     pub fn find<'py>(&self, server: &Bound<'py, PyDict>, fields: &[u8]) -> Option<&Py<PyDict>> {
-        let is_same = self.fields == fields
-            && self.server.len() == server.len()
-            && server.iter().zip(&self.server).all(|((key, value), known)| key.is(&known.0) && value.is(&known.1));
+        let is_same = self.server.len() == server.len() && self.fields == fields && self.is_of(server);
         is_same.then_some(&self.environ)
+    }
+
+    /// Whether the server's environment has the same objects as it had.
+    fn is_of(&self, server: &Bound<'_, PyDict>) -> bool {
+        let mut position = 0;
+        let (mut key, mut value) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: a live dictionary, which nobody changes meanwhile; keys and values are only compared.
+        self.server.iter().all(|known| unsafe {
+            ffi::PyDict_Next(server.as_ptr(), &raw mut position, &raw mut key, &raw mut value) != 0
+                && known.0.as_ptr() == key
+                && known.1.as_ptr() == value
+        })
     }
 
     /// Shows the garbage collector what is held.

@@ -51,6 +51,10 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 
 const WRITING: &[Step] = &[Step::Write, Step::WriteWithHeaders, Step::WriteBody, Step::SendAll];
 
+/// The steps that might send more after the application's result was sent.
+const AROUND_THE_RESULT: &[Step] =
+    &[Step::HandleOneRequest, Step::HandleOneResponse, Step::RunApplication, Step::ProcessResult];
+
 /// A Python object, or none.
 #[derive(Default)]
 struct Slot(RefCell<Option<Py<PyAny>>>);
@@ -157,6 +161,8 @@ struct Inner {
     headers_sent: Cell<bool>,
     response_use_chunked: Cell<bool>,
     connection_upgraded: Cell<bool>,
+    /// What is being written ends the body.
+    is_last_write: Cell<bool>,
     /// Body bytes that the declared Content-Length still allows.
     outstanding: Cell<Option<u64>>,
     response_length: Cell<u64>,
@@ -1300,8 +1306,10 @@ fn write_at_once(slf: This<'_, '_>, result: &Bound<'_, PyAny>) -> PyResult<bool>
         && list.len() == 1
     {
         let data = list.get_item(0)?;
-        write(slf, &data)?;
-        return Ok(true);
+        this.inner.is_last_write.set(true);
+        let written = write(slf, &data);
+        this.inner.is_last_write.set(false);
+        return written.map(|()| true);
     }
     let chunks: Vec<Bound<'_, PyAny>> = if let Ok(list) = result.cast_exact::<PyList>() {
         list.iter().collect()
@@ -1323,8 +1331,10 @@ fn write_at_once(slf: This<'_, '_>, result: &Bound<'_, PyAny>) -> PyResult<bool>
             _ => return Ok(false),
         }
     }
-    write_data(slf, PyBytes::new(py, b"").as_any(), &joined)?;
-    Ok(true)
+    this.inner.is_last_write.set(true);
+    let written = write_data(slf, PyBytes::new(py, b"").as_any(), &joined);
+    this.inner.is_last_write.set(false);
+    written.map(|()| true)
 }
 
 /// Has the kernel send the file that `wsgi.file_wrapper` was given. Returns whether it did; the head may be sent anyway.
@@ -1646,7 +1656,15 @@ fn send(slf: This<'_, '_>, parts: &[&[u8]]) -> PyResult<()> {
     let Some(connection) = this.connection(py) else {
         return Err(PyOSError::new_err((libc::EBADF, "the connection is closed")));
     };
-    match connection.get().send_all(py, parts) {
+    // Chunks have an end of their own.
+    let ends = inner.is_last_write.get()
+        && inner.close_connection.get()
+        && inner.headers_sent.get()
+        && !inner.response_use_chunked.get()
+        && !inner.connection_upgraded.get()
+        && !inner.overrides.get().has_any(AROUND_THE_RESULT);
+    let sent = if ends { connection.get().send_last(py, parts) } else { connection.get().send_all(py, parts) };
+    match sent {
         Ok(()) => {
             let total: usize = parts.iter().map(|part| part.len()).sum();
             inner.response_length.set(inner.response_length.get() + total as u64);

@@ -34,6 +34,7 @@ use super::log_format::LogFormat;
 use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
+use crate::websocket::WebSocket;
 
 /// How long a connection is idle before its greenlet ends.
 pub const DOZE_AFTER: Duration = Duration::from_secs(1);
@@ -94,6 +95,8 @@ struct Entry {
     /// The greenlet that serves it.
     greenlet: usize,
     dozing: Option<Doze>,
+    /// What the connection has become.
+    websocket: Option<Py<WebSocket>>,
     previous: usize,
     next: usize,
 }
@@ -456,6 +459,14 @@ impl Service {
         }
     }
 
+    /// Notes which WebSocket the connection has become.
+    pub fn set_websocket(&self, key: usize, websocket: Option<Py<WebSocket>>) {
+        let mut entries = self.inner.entries.borrow_mut();
+        let old = entries.get_mut(key).and_then(|entry| std::mem::replace(&mut entry.websocket, websocket));
+        drop(entries);
+        drop(old);
+    }
+
     /// Notes that the connection waits for a head, perhaps since when.
     #[inline]
     pub fn note_waiting(&self, key: usize, since: Option<Instant>) {
@@ -648,6 +659,26 @@ impl Service {
         Py::new(slf.py(), Self::seat(slf, descriptor))
     }
 
+    /// begin_handshake(descriptor)
+    ///
+    /// Notes that the connection waits for a TLS handshake as others wait for a request's head: it may be closed for the
+    /// sake of a new one, and when the server is drained.
+    fn begin_handshake(&self, py: Python<'_>, descriptor: RawFd) -> PyResult<()> {
+        if let Some(key) = self.find(descriptor) {
+            self.note_waiting(key, Some(py_hub::ensure(py)?.clock().now()));
+        }
+        Ok(())
+    }
+
+    /// end_handshake(descriptor) -> bool
+    ///
+    /// Notes that the handshake has ended. False if the connection is to be closed.
+    fn end_handshake(&self, descriptor: RawFd) -> bool {
+        let Some(key) = self.find(descriptor) else { return true };
+        self.note_serving(key);
+        !self.is_evicted(key) && !self.is_draining()
+    }
+
     /// make_room() -> bool
     ///
     /// Whether another connection can be taken. If there are `max_connections` already, the one that waits longest for a
@@ -688,16 +719,24 @@ impl Service {
 
     /// drain()
     ///
-    /// Closes idle connections, and those in work after their next answer.
+    /// Closes idle connections, and those in work after their next answer; WebSockets are told that the server goes away.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         let inner = &*self.inner;
         inner.is_draining.set(true);
         let spare = inner.spare.take();
         drop(spare);
-        let waiting: Vec<_> = {
+        let (waiting, websockets): (Vec<_>, Vec<_>) = {
             let entries = inner.entries.borrow();
-            entries.iter().filter(|(_, entry)| entry.is_waiting).map(|(key, entry)| (key, entry.serial)).collect()
+            let waiting = entries.iter().filter(|(_, entry)| entry.is_waiting);
+            let websockets = entries.iter().filter_map(|(_, entry)| entry.websocket.as_ref());
+            (
+                waiting.map(|(key, entry)| (key, entry.serial)).collect(),
+                websockets.map(|websocket| websocket.bind(py).clone()).collect(),
+            )
         };
+        for websocket in websockets {
+            WebSocket::spawn_going_away(&websocket)?;
+        }
         if waiting.is_empty() {
             return Ok(());
         }
@@ -782,6 +821,7 @@ impl Service {
                 if let Some(doze) = &entry.dozing {
                     doze.what.traverse(&visit)?;
                 }
+                visit.call(&entry.websocket)?;
             }
         }
         if let Ok(spare) = inner.spare.try_borrow() {
