@@ -224,3 +224,25 @@ def test_warning_of_a_second_patch_names_the_line_that_patches():
             exec(compile(source, "a program", "exec"), {})
         assert [(warning.filename, warning.lineno) for warning in caught] == [("a program", 2), ("a program", 4)]
     """)
+
+
+def test_a_second_patch_adds_what_the_first_left_out():
+    run_script("""
+        import select, selectors, threading, warnings
+        from gevent import monkey
+        assert monkey.patch_all(Event=False, aggressive=False, dns=False) is True
+        assert threading.Event.__module__ == "threading" and hasattr(select, "epoll")
+        assert not monkey.is_object_patched("socket", "getaddrinfo")
+        warnings.simplefilter("ignore")
+        assert monkey.patch_all() is True
+        assert threading.Event.__module__ != "threading"
+        assert not hasattr(select, "epoll") and not hasattr(selectors, "EpollSelector")
+        assert monkey.is_object_patched("socket", "getaddrinfo")
+        # There is nothing left to add.
+        assert monkey.patch_all() is None
+        event = threading.Event()
+        thread = threading.Thread(target=event.set)
+        thread.start()
+        assert event.wait(30)
+        thread.join()
+    """)

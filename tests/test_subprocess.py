@@ -142,3 +142,8 @@ def test_process_can_be_waited_for_in_any_thread():
     thread.start()
     gevent.get_hub().threadpool.apply(thread.join)
     assert statuses == [7]
+
+
+def test_output_cannot_be_that_of_itself():
+    with pytest.raises(ValueError, match="STDOUT can only be used for stderr"):
+        subprocess.Popen(["true"], stdout=subprocess.STDOUT)

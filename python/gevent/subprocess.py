@@ -59,6 +59,8 @@ class Popen(_StdlibPopen):
     """
 
     def __init__(self, args: Any, bufsize: Any = -1, *arguments: Any, threadpool: Any = None, **options: Any) -> None:
+        if (arguments[2] if len(arguments) > 2 else options.get("stdout")) == STDOUT:
+            raise ValueError("STDOUT can only be used for stderr")
         self.result: Any = AsyncResult()
         self._loop = get_hub().loop
         self._links: dict[Any, Any] = {}

@@ -130,6 +130,10 @@ def _convert_locks(former: int, logging: bool) -> None:
     _repair.adopt_held_import_locks(former, ident)
 
 
+def _patch_event() -> None:
+    patch_item(_threading, "Event", _importlib.import_module("gevent.event").Event)
+
+
 @_vetoable
 def patch_thread(threading: bool = True, _threading_local: bool = True, Event: bool = True, logging: bool = True,
                  existing_locks: bool = True, _warnings: list[str] | None = None) -> None:
@@ -157,8 +161,7 @@ def patch_thread(threading: bool = True, _threading_local: bool = True, Event: b
             source._adopt_running_threads()
             patch_item(_threading, "_shutdown", source._make_shutdown(original_shutdown))
         if Event:
-            event = _importlib.import_module("gevent.event").Event
-            patch_item(_threading, "Event", event)
+            _patch_event()
         if existing_locks:
             _convert_locks(former, logging)
             _locals.exchange_objects(*_repair.keepers(()))
@@ -268,6 +271,8 @@ def patch_all(socket: bool = True, dns: bool = True, time: bool = True, select: 
     # Threads before `time`: modules that threads need take the real sleep.
     if on("thread"):
         patch_thread(Event=Event, _warnings=messages)
+    elif on("Event") and is_module_patched("threading"):
+        _patch_event()
     if on("time"):
         patch_time()
     if on("sys"):
@@ -277,7 +282,7 @@ def patch_all(socket: bool = True, dns: bool = True, time: bool = True, select: 
     elif on("dns") and is_module_patched("socket"):
         patch_dns()
     # Selectors first: some versions of Python try each one when they choose, and `select` must be real then.
-    if on("select"):
+    if on("select") or (on("aggressive") and is_module_patched("select")):
         patch_selectors(aggressive=aggressive)
         patch_select(aggressive=aggressive)
     if on("ssl"):
