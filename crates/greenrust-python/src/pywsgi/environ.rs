@@ -1,8 +1,10 @@
 //! The WSGI environment of a request (PEP 3333, "environ Variables"; RFC 3875 section 4.1).
 //!
-//! Clients that keep a connection send the same fields again and again. So each connection remembers the fields of its
-//! last request with the environment made of them; when both they and the server's own environment are as they were,
-//! the next environment is a copy in which method, path and query are set.
+//! Clients send the same fields again and again. So a server remembers fields that have come twice, with the environment
+//! made of them; when both they and the server's own environment are as they were, the next environment is a copy in
+//! which method, path, query, the client's address and the input are set.
+
+use std::cell::{Cell, RefCell};
 
 use greenrust::http::{BodyKind, RequestHead, Version};
 use pyo3::ffi;
@@ -15,47 +17,142 @@ use super::text;
 /// Fields longer than this are not remembered, bytes.
 const REMEMBERED_BYTES: usize = 4096;
 
+/// How many environments a server remembers; at some 3 KiB each.
+const REMEMBERED: usize = 128;
+
 /// An environment to copy.
-pub struct Template {
+struct Template {
     /// The server's own environment as it was.
     server: Vec<(Py<PyAny>, Py<PyAny>)>,
     /// What followed the target in the request: version and fields.
     fields: Vec<u8>,
     environ: Py<PyDict>,
+    has_remote: bool,
+    /// It was of use since something else wanted its place.
+    is_used: Cell<bool>,
+}
+
+enum Place {
+    Empty,
+    /// Fields with this hash have come once.
+    Seen(u64),
+    Known(Box<Template>),
+}
+
+/// The environments that a server remembers. Each has one place where it can be, by the hash of its fields.
+#[derive(Default)]
+pub struct Templates(RefCell<Vec<Place>>);
+
+/// Multiplies and rotates, a word at a time. What collides costs a comparison, or a place.
+fn hash_of(fields: &[u8]) -> u64 {
+    let mut hash = fields.len() as u64;
+    let (words, rest) = fields.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    for word in words.iter().chain([&last]) {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+    hash
 }
 
 impl Template {
-    /// Remembers `environ`, which nobody else has seen, as made of the server's environment and a head's fields.
-    pub fn new(server: &Bound<'_, PyDict>, fields: &[u8], environ: Bound<'_, PyDict>) -> Option<Self> {
-        let server = server.iter().map(|(key, value)| (key.unbind(), value.unbind())).collect();
-        (fields.len() <= REMEMBERED_BYTES).then(|| Self { server, fields: fields.to_vec(), environ: environ.unbind() })
-    }
-
-    /// Returns the remembered environment if it would be made of these parts again.
-    pub fn find<'py>(&self, server: &Bound<'py, PyDict>, fields: &[u8]) -> Option<&Py<PyDict>> {
-        let is_same = self.server.len() == server.len() && self.fields == fields && self.is_of(server);
-        is_same.then_some(&self.environ)
-    }
-
     /// Whether the server's environment has the same objects as it had.
     fn is_of(&self, server: &Bound<'_, PyDict>) -> bool {
         let mut position = 0;
         let (mut key, mut value) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: a live dictionary, which nobody changes meanwhile; keys and values are only compared.
-        self.server.iter().all(|known| unsafe {
-            ffi::PyDict_Next(server.as_ptr(), &raw mut position, &raw mut key, &raw mut value) != 0
-                && known.0.as_ptr() == key
-                && known.1.as_ptr() == value
-        })
+        self.server.len() == server.len()
+            && self.server.iter().all(|known| unsafe {
+                ffi::PyDict_Next(server.as_ptr(), &raw mut position, &raw mut key, &raw mut value) != 0
+                    && known.0.as_ptr() == key
+                    && known.1.as_ptr() == value
+            })
+    }
+}
+
+impl Templates {
+    /// Returns the remembered environment if it would be made of these parts again: nobody may change it.
+    pub fn find<'py>(
+        &self,
+        server: &Bound<'py, PyDict>,
+        fields: &[u8],
+        has_remote: bool,
+    ) -> Option<Bound<'py, PyDict>> {
+        let places = self.0.borrow();
+        match places.get(hash_of(fields) as usize % REMEMBERED)? {
+            Place::Known(template)
+                if template.fields == fields && template.has_remote == has_remote && template.is_of(server) =>
+            {
+                template.is_used.set(true);
+                Some(template.environ.bind(server.py()).clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Remembers the environment that was made of a server's and a head's fields, if it is worth it.
+    pub fn note(
+        &self,
+        server: &Bound<'_, PyDict>,
+        fields: Vec<u8>,
+        has_remote: bool,
+        environ: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        if fields.len() > REMEMBERED_BYTES {
+            return Ok(());
+        }
+        let hash = hash_of(&fields);
+        let index = hash as usize % REMEMBERED;
+        {
+            let mut places = self.0.borrow_mut();
+            if places.is_empty() {
+                places.resize_with(REMEMBERED, || Place::Empty);
+            }
+            match &places[index] {
+                Place::Known(template) if template.is_used.replace(false) => return Ok(()),
+                Place::Seen(seen) if *seen == hash => {}
+                _ => {
+                    let old = std::mem::replace(&mut places[index], Place::Seen(hash));
+                    drop(places);
+                    drop(old);
+                    return Ok(());
+                }
+            }
+        }
+        // The application gets the other one, and we keep what it can't change.
+        let copy = environ.copy()?;
+        copy.set_item(intern!(environ.py(), "wsgi.input"), environ.py().None())?;
+        let template = Template {
+            server: server.iter().map(|(key, value)| (key.unbind(), value.unbind())).collect(),
+            fields,
+            environ: copy.unbind(),
+            has_remote,
+            is_used: Cell::new(false),
+        };
+        let old = std::mem::replace(&mut self.0.borrow_mut()[index], Place::Known(Box::new(template)));
+        drop(old);
+        Ok(())
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        let places = self.0.take();
+        drop(places);
     }
 
     /// Shows the garbage collector what is held.
     pub fn traverse(&self, visit: &pyo3::gc::PyVisit<'_>) -> Result<(), pyo3::gc::PyTraverseError> {
-        for (key, value) in &self.server {
-            visit.call(key)?;
-            visit.call(value)?;
+        let Ok(places) = self.0.try_borrow() else { return Ok(()) };
+        for place in places.iter() {
+            if let Place::Known(template) = place {
+                for (key, value) in &template.server {
+                    visit.call(key)?;
+                    visit.call(value)?;
+                }
+                visit.call(&template.environ)?;
+            }
         }
-        visit.call(&self.environ)
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use super::accept;
 use super::access_log;
 use super::connection::{self, Arrival, Connection};
-use super::environ::{self, Template};
+use super::environ;
 use super::input::{Input, Rest};
 use super::log_format::{LogFormat, Record};
 use super::response;
@@ -122,9 +122,6 @@ struct Inner {
     start_response: Slot,
     write: Slot,
     empty_input: Slot,
-    template: RefCell<Option<Template>>,
-    /// The template is that of another connection.
-    is_template_foreign: Cell<bool>,
 
     environ: Slot,
     application: Slot,
@@ -408,7 +405,7 @@ impl Handler {
         if let Some(connection) = self.connection(py) {
             connection.get().release_memory();
         }
-        drop((inner.head.take(), inner.out.take(), inner.template.take()));
+        drop((inner.head.take(), inner.out.take()));
     }
 
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -453,9 +450,8 @@ impl Handler {
         let mut readers = 1;
         if let Some(input) = &*inner.empty_input.0.borrow() {
             readers += 1;
-            let has_template = inner.template.borrow().is_some();
             let is_shown = inner.wsgi_input.0.borrow().as_ref().is_some_and(|shown| shown.is(input));
-            if accept::count(input) != 1 + isize::from(has_template) + isize::from(is_shown) {
+            if accept::count(input) != 1 + isize::from(is_shown) {
                 return false;
             }
         }
@@ -492,12 +488,6 @@ impl Handler {
         inner.client_address.set(address);
         let remote = inner.remote.take();
         drop(remote);
-        inner.is_template_foreign.set(true);
-        if inner.service.borrow().as_ref().is_some_and(|service| !service.get().trusted().is_empty()) {
-            // It has what other proxies said.
-            let template = inner.template.take();
-            drop(template);
-        }
         inner.has_served.set(false);
         inner.close_connection.set(false);
         inner.headers_sent.set(false);
@@ -714,7 +704,6 @@ fn end(slf: This<'_, '_>) -> PyResult<()> {
     {
         slot.clear();
     }
-    drop(inner.template.take());
     result
 }
 
@@ -894,27 +883,26 @@ fn get_environ<'py>(slf: This<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     } else {
         None
     };
-    if let Some(base) = base.as_ref().filter(|_| is_as_sent) {
-        let known = {
-            let template = inner.template.borrow();
-            connection.get().with_head(|_, fields| {
-                template.as_ref().and_then(|template| template.find(base, fields)).map(|known| known.bind(py).clone())
-            })
-        };
+    let service = this.service(py);
+    let shared =
+        base.as_ref().filter(|_| is_as_sent).zip(service.as_ref().and_then(|service| service.get().templates()));
+    if let Some((base, templates)) = shared {
+        let remote = remote(slf)?;
+        let known = connection.get().with_head(|_, fields| templates.find(base, fields, remote.is_some()));
         if let Some(known) = known.flatten() {
-            if inner.is_template_foreign.replace(false)
-                && let Some((address, port)) = remote(slf)?
-            {
-                known.set_item(intern!(py, "REMOTE_ADDR"), address)?;
-                known.set_item(intern!(py, "REMOTE_PORT"), port)?;
-            }
             let environ = known.copy()?;
             connection.get().with_head(|head, _| {
                 environ.set_item(intern!(py, "REQUEST_METHOD"), environ::method(py, head.method()))?;
                 let (path, query) = head.path_and_query();
                 environ::set_path(&environ, path, query.unwrap_or_default())
             });
-            inner.wsgi_input.set(inner.empty_input.get(py));
+            if let Some((address, port)) = remote {
+                environ.set_item(intern!(py, "REMOTE_ADDR"), address)?;
+                environ.set_item(intern!(py, "REMOTE_PORT"), port)?;
+            }
+            let input = make_input(this, py, &connection)?;
+            environ.set_item(intern!(py, "wsgi.input"), &input)?;
+            inner.wsgi_input.set(Some(input));
             return Ok(environ.into_any());
         }
     }
@@ -924,15 +912,11 @@ fn get_environ<'py>(slf: This<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
     };
     let environ = environ.cast::<PyDict>()?;
     fill_environ(slf, environ)?;
-    if let Some(base) = base.filter(|_| is_as_sent) {
-        // The application gets a copy, and we keep what it can't change.
-        let is_repeatable = connection.get().with_head(|head, _| environ::is_repeatable(head)).unwrap_or(false);
-        if is_repeatable {
-            let copy = environ.copy()?;
-            let template = connection.get().with_head(|_, fields| Template::new(&base, fields, copy)).flatten();
-            inner.is_template_foreign.set(false);
-            let old = inner.template.replace(template);
-            drop(old);
+    if let Some((base, templates)) = shared {
+        let has_remote = remote(slf)?.is_some();
+        let fields = connection.get().with_head(|head, fields| environ::is_repeatable(head).then(|| fields.to_vec()));
+        if let Some(fields) = fields.flatten() {
+            templates.note(base, fields, has_remote, environ)?;
         }
     }
     Ok(environ.clone().into_any())
@@ -2339,10 +2323,7 @@ impl Handler {
         {
             visit.call(seat.service())?;
         }
-        match inner.template.try_borrow() {
-            Ok(template) => template.as_ref().map_or(Ok(()), |template| template.traverse(&visit)),
-            Err(_) => Ok(()),
-        }
+        Ok(())
     }
 
     fn __clear__(&self) {
@@ -2353,6 +2334,5 @@ impl Handler {
         drop(inner.connection.take());
         drop(inner.websocket.take());
         drop(inner.service.take());
-        drop(inner.template.take());
     }
 }

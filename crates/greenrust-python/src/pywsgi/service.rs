@@ -29,6 +29,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString};
 use slab::Slab;
 
+use super::environ::Templates;
 use super::handler::{Dozing, Handler};
 use super::log_format::LogFormat;
 use crate::gil::Gil;
@@ -135,6 +136,8 @@ struct Inner {
     spare: RefCell<Vec<Py<Handler>>>,
     /// The peer's address that was made a string last.
     host: RefCell<Option<(Ipv4Addr, Py<PyString>)>>,
+    /// Environments of requests.
+    templates: Templates,
     /// The listener whose connections inherit that small writes are sent at once.
     undelayed_listener: Cell<RawFd>,
 }
@@ -326,6 +329,7 @@ impl Inner {
             on_change: RefCell::default(),
             spare: RefCell::default(),
             host: RefCell::default(),
+            templates: Templates::default(),
             undelayed_listener: Cell::new(-1),
         })
     }
@@ -437,6 +441,11 @@ impl Service {
     /// Whether connections of the listener have small writes sent at once already; it is taken for done if not.
     pub fn is_undelayed(&self, listener: RawFd) -> bool {
         self.inner.undelayed_listener.replace(listener) == listener
+    }
+
+    /// The environments to copy for requests; None if what is in one depends on more than on the request's fields.
+    pub fn templates(&self) -> Option<&Templates> {
+        self.inner.trusted.is_empty().then_some(&self.inner.templates)
     }
 
     /// The string of a peer's address; most come again.
@@ -725,6 +734,7 @@ impl Service {
         inner.is_draining.set(true);
         let spare = inner.spare.take();
         drop(spare);
+        inner.templates.clear();
         let (waiting, websockets): (Vec<_>, Vec<_>) = {
             let entries = inner.entries.borrow();
             let waiting = entries.iter().filter(|(_, entry)| entry.is_waiting);
@@ -824,6 +834,7 @@ impl Service {
                 visit.call(&entry.websocket)?;
             }
         }
+        inner.templates.traverse(&visit)?;
         if let Ok(spare) = inner.spare.try_borrow() {
             for handler in spare.iter() {
                 visit.call(handler)?;
@@ -837,5 +848,6 @@ impl Service {
         drop(callback);
         let spare = self.inner.spare.take();
         drop(spare);
+        self.inner.templates.clear();
     }
 }
