@@ -1,0 +1,284 @@
+//! The greenlet of a connection: it serves one request after another, until the connection ends or is idle.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use pyo3::exceptions::PyOSError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::logging::log_step;
+use super::reading::handle_one_request;
+use super::{Data, Handler, This};
+use crate::pywsgi::service::{Seat, Service};
+use crate::pywsgi::stock::{self, Step};
+use crate::pywsgi::{accept, access_log, connection};
+use crate::socket::Patience;
+
+/// How much and how long a closed connection's peer may go on sending.
+const LINGER_BYTES: usize = 1 << 18;
+
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// What comes after a request.
+pub(super) enum Outcome {
+    /// The connection is closed, or to be closed.
+    Close,
+    /// The next request.
+    Continue,
+    /// An answer, status for the log and bytes, is to be sent, and the connection closed.
+    Answer(Py<PyAny>, Py<PyAny>),
+    /// Nothing for a while; the client may stay silent for so much longer.
+    Idle(Option<Duration>),
+}
+
+/// serve_connection(handle, close, socket, address, seat, handler=None)
+///
+/// Serve a connection to its end: `handle(socket, address)`, then `close(socket, address)`. Switches.
+///
+/// If *handle* is that of our server and its handlers are ours, it returns when the connection is idle, and is called
+/// again, with the *handler* that has served it so far, when the next request comes.
+#[pyfunction]
+#[pyo3(signature = (handle, close, socket, address, seat, handler=None))]
+pub fn serve_connection<'py>(
+    handle: Bound<'py, PyAny>,
+    close: Bound<'py, PyAny>,
+    socket: Bound<'py, PyAny>,
+    address: Bound<'py, PyAny>,
+    seat: Bound<'py, Seat>,
+    handler: Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    let py = handle.py();
+    seat.get().begin_serving();
+    let service = seat.get().service().bind(py);
+    let served = match client_address(service.get(), &socket, address.clone(), handler.is_some()) {
+        Ok(Some(client)) => serve_or_doze(service, &handle, &socket, &client, handler),
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    if let Ok(Some((handler, longest))) = served {
+        let arguments = PyTuple::new(py, [handle, close, socket, address, seat.clone().into_any(), handler])?;
+        return Service::doze(service, seat.get().place(), Dozing::Connection(arguments.unbind()), longest);
+    }
+    let closed = close.call1((socket, address));
+    served?;
+    closed.map(|_| ())
+}
+
+/// The address that a handler is given; None if the client's first bytes do not say it as they must.
+fn client_address<'py>(
+    service: &Service,
+    socket: &Bound<'py, PyAny>,
+    address: Bound<'py, PyAny>,
+    is_known: bool,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if is_known || !service.expects_proxy_header() {
+        return Ok(Some(address));
+    }
+    let py = socket.py();
+    let patience = service.bounds().header_timeout.map_or(Patience::Unlimited, Patience::For);
+    match connection::read_proxy_header(socket, patience)? {
+        None => Ok(None),
+        Some(None) => Ok(Some(address)),
+        Some(Some(source)) => Ok(Some((source.ip().to_string(), source.port()).into_pyobject(py)?.into_any())),
+    }
+}
+
+/// Serves until the connection ends or is idle: then returns its handler, and for how long it may stay so.
+fn serve_or_doze<'py>(
+    service: &Bound<'py, Service>,
+    handle: &Bound<'py, PyAny>,
+    socket: &Bound<'py, PyAny>,
+    address: &Bound<'py, PyAny>,
+    known: Option<Bound<'py, PyAny>>,
+) -> PyResult<Option<(Bound<'py, PyAny>, Option<Duration>)>> {
+    let py = handle.py();
+    if !service.get().may_doze() || !stock::is_stock_handle(handle)? {
+        return handle.call1((socket, address)).map(|_| None);
+    }
+    let handler = match known {
+        Some(handler) => handler,
+        None => {
+            let server = handle.getattr(intern!(py, "__self__"))?;
+            server.getattr(intern!(py, "handler_class"))?.call1((socket, address, server))?
+        }
+    };
+    let longest = match handler.cast::<Handler>() {
+        Ok(own) if stock::has_stock_handle(&handler)? => handle_until_idle(own)?,
+        _ => return handler.call_method0(intern!(py, "handle")).map(|_| None),
+    };
+    Ok(longest.map(|longest| (handler, longest)))
+}
+
+/// serve_accepted(handler)
+///
+/// Serve the connection of a stock handler of a stock server, until it ends or is idle. Switches.
+#[pyfunction]
+pub fn serve_accepted(handler: Bound<'_, Handler>) -> PyResult<()> {
+    let py = handler.py();
+    let this = handler.get();
+    let place = {
+        let seat = this.inner.seat.borrow();
+        let Some(seat) = &*seat else { return Ok(()) };
+        seat.begin_serving();
+        (seat.service().clone_ref(py), seat.place())
+    };
+    let served = serve(&handler, true);
+    if let Ok(Some(longest)) = served {
+        this.release_memory(py);
+        let (service, place) = place;
+        return Service::doze(service.bind(py), place, Dozing::Handler(handler.unbind()), longest);
+    }
+    let ended = if served.is_ok() && accept::keep(&handler, place.0.get()) { Ok(()) } else { end(&handler) };
+    let seat = this.inner.seat.take();
+    drop(seat);
+    served.map(|_| ()).and(ended)
+}
+
+/// A connection without a greenlet.
+pub enum Dozing {
+    /// The arguments of `serve_connection`.
+    Connection(Py<PyTuple>),
+    /// The argument of `serve_accepted`.
+    Handler(Py<Handler>),
+}
+
+impl Dozing {
+    /// Spawns a greenlet that serves the connection on.
+    pub fn serve_on(&self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Self::Connection(arguments) => accept::spawn(py, false, arguments.bind(py)),
+            Self::Handler(handler) => accept::spawn(py, true, &PyTuple::new(py, [handler])?),
+        }
+    }
+
+    /// Closes the connection. Errors don't matter.
+    pub fn close(&self, py: Python<'_>) {
+        let socket = match self {
+            Self::Connection(arguments) => arguments.bind(py).get_item(2).ok(),
+            Self::Handler(handler) => handler.get().inner.socket.get(py),
+        };
+        if let Some(socket) = socket {
+            let _ = socket.call_method0(intern!(py, "close"));
+        }
+    }
+
+    /// Shows the garbage collector what is held.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Connection(arguments) => visit.call(arguments),
+            Self::Handler(handler) => visit.call(handler),
+        }
+    }
+}
+
+/// Serves requests until the connection ends. Switches.
+pub(super) fn handle(slf: This<'_, '_>) -> PyResult<()> {
+    let served = serve(slf, false).map(|_| ());
+    let ended = end(slf);
+    served.and(ended)
+}
+
+/// As `handle`, but returns when the connection has been idle for a while, with the time that it may stay so.
+fn handle_until_idle(slf: This<'_, '_>) -> PyResult<Option<Option<Duration>>> {
+    let served = serve(slf, true);
+    if let Ok(Some(longest)) = served {
+        slf.get().release_memory(slf.py());
+        return Ok(Some(longest));
+    }
+    let ended = end(slf);
+    served.and(ended).map(|()| None)
+}
+
+fn serve(slf: This<'_, '_>, may_doze: bool) -> PyResult<Option<Option<Duration>>> {
+    let py = slf.py();
+    let this = slf.get();
+    let inner = &*this.inner;
+    inner.overrides.set(stock::overrides(slf.as_any())?);
+    let server = this.server(py)?;
+    let is_plain_dict =
+        server.getattr_opt(intern!(py, "environ_class"))?.is_some_and(|class| class.is(py.get_type::<PyDict>()));
+    inner.copies_server_environ.set(is_plain_dict && stock::has_stock_get_environ(&server)?);
+    while inner.socket.is_set() {
+        inner.time_start.set(access_log::now());
+        inner.time_finish.set(0.0);
+        let outcome = if this.has(Step::HandleOneRequest) {
+            outcome_of(slf.call_method0(intern!(py, "handle_one_request"))?)?
+        } else {
+            handle_one_request(slf, may_doze)?
+        };
+        match outcome {
+            Outcome::Close => break,
+            Outcome::Continue => {}
+            Outcome::Idle(longest) => return Ok(Some(longest)),
+            Outcome::Answer(status, body) => {
+                inner.status.set(Some(status.into_bound(py)));
+                inner.native_status.clear();
+                inner.must_linger.set(true);
+                let body = body.bind(py);
+                let sent = match (inner.socket.get(py), this.connection(py)) {
+                    (Some(_), Some(connection)) => connection.get().send_all(py, &[Data::of(body)?.as_slice()]),
+                    _ => Ok(()),
+                };
+                match sent {
+                    Err(error) if !error.is_instance_of::<PyOSError>(py) => return Err(error),
+                    // A client that is gone needs no answer.
+                    _ => {}
+                }
+                if inner.time_finish.get() == 0.0 {
+                    inner.time_finish.set(access_log::now());
+                }
+                log_step(slf)?;
+                break;
+            }
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn outcome_of(result: Bound<'_, PyAny>) -> PyResult<Outcome> {
+    if result.is_none() {
+        return Ok(Outcome::Close);
+    }
+    if result.is(pyo3::types::PyBool::new(result.py(), true)) {
+        return Ok(Outcome::Continue);
+    }
+    let (status, body) = result.extract()?;
+    Ok(Outcome::Answer(status, body))
+}
+
+/// Closes the connection, unless somebody took the socket away, and lets go of everything.
+fn end(slf: This<'_, '_>) -> PyResult<()> {
+    let py = slf.py();
+    let inner = &*slf.get().inner;
+    let connection = inner.connection.take();
+    let mut result = Ok(());
+    if let Some(socket) = inner.socket.get(py) {
+        let mut outcomes = Vec::new();
+        if let Some(connection) = &connection
+            && inner.must_linger.get()
+        {
+            outcomes.push(connection.get().linger(py, LINGER_BYTES, LINGER_TIME));
+        }
+        outcomes.push(socket.call_method0(intern!(py, "close")).map(|_| ()));
+        for outcome in outcomes {
+            if let Err(error) = outcome
+                && !error.is_instance_of::<PyOSError>(py)
+            {
+                result = Err(error);
+            }
+        }
+    }
+    if let Some(connection) = connection {
+        connection.get().close_reading();
+    }
+    for slot in
+        [&inner.socket, &inner.rfile, &inner.wsgi_input, &inner.empty_input, &inner.start_response, &inner.write]
+    {
+        slot.clear();
+    }
+    result
+}
