@@ -156,6 +156,8 @@ class _ThreadHandle:
 
     _greenlet: Any = None
     _was_started = False
+    #: The greenlet's `get_ident`, also after its end; None before its start.
+    ident: int | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # As the class it stands for, ignores its arguments.
@@ -164,16 +166,11 @@ class _ThreadHandle:
     def _set_greenlet(self, greenlet: Any) -> None:
         # Weak: the thread's greenlet refers to the thread, and `threading` relies on threads being freed at once.
         self._greenlet = _weakref.ref(greenlet)
+        self.ident = get_ident(greenlet)
         self._was_started = True
 
     def _get_greenlet(self) -> Any:
         return self._greenlet() if self._greenlet is not None else None
-
-    @property
-    def ident(self) -> int | None:
-        """The greenlet's `get_ident`, or None."""
-        greenlet = self._get_greenlet()
-        return None if greenlet is None else get_ident(greenlet)
 
     def is_done(self) -> bool:
         """Return True when the greenlet has ended."""
