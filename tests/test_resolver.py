@@ -14,7 +14,7 @@ import pytest
 import services
 import system_resolver
 from gevent import socket
-from gevent.resolver import ares, blocking, thread
+from gevent.resolver import AbstractResolver, ares, blocking, thread
 from implementation import IS_GREENRUST, run_script
 
 if IS_GREENRUST:
@@ -224,6 +224,75 @@ def test_resolver_of_the_hub_can_be_replaced():
 def test_wrong_settings_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         native.Resolver(**arguments)
+
+
+class Own(AbstractResolver):
+    """A resolver of a program, which notes what it is asked."""
+
+    def __init__(self, hub=None):
+        self.asked = []
+
+    def _getaddrinfo(self, *arguments):
+        self.asked.append(arguments)
+        return [(2, 1, 6, "", ("192.0.2.1", 80)), (10, 1, 6, "", ("2001:db8::1", 80, 0, 0))]
+
+    def _gethostbyname_ex(self, *arguments):
+        self.asked.append(arguments)
+        return "name.test", ["alias.test"], ["192.0.2.2"]
+
+    def _gethostbyaddr(self, *arguments):
+        self.asked.append(arguments)
+        return "host.test", [], ["192.0.2.3"]
+
+    def _getnameinfo(self, *arguments):
+        self.asked.append(arguments)
+        return "host.test", "http"
+
+
+def test_resolver_of_a_program_is_asked_for_names_as_bytes():
+    own = Own()
+    assert own.getaddrinfo("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test", 80, 2)[1][4][0] == "2001:db8::1"
+    assert own.gethostbyname("name.test") == "192.0.2.2"
+    assert own.gethostbyname_ex(b"name.test", 10) == ("name.test", ["alias.test"], ["192.0.2.2"])
+    assert own.gethostbyname("") == "192.0.2.2"
+    assert own.gethostbyaddr("192.0.2.9")[0] == "host.test"
+    assert own.getnameinfo(("192.0.2.9", 80), 8) == ("host.test", "http")
+    assert own.asked == [
+        (b"xn--bcher-kva.test", 80, 2, 0, 0, 0), (b"name.test", 2), (b"name.test", 10), (b"0.0.0.0", 2),
+        (b"192.0.2.9",), (b"192.0.2.9", 80, ("192.0.2.9", 80), 8),
+    ]
+
+
+def test_resolver_of_a_program_is_not_asked_for_what_needs_no_asking():
+    own = Own()
+    assert own.getaddrinfo("127.0.0.1", 80, 0, 1) == stdlib.getaddrinfo("127.0.0.1", 80, 0, 1)
+    numeric = ("192.0.2.1", 80, 0, 1, 0, stdlib.AI_NUMERICHOST)
+    assert own.getaddrinfo(*numeric) == stdlib.getaddrinfo(*numeric)
+    assert own.getaddrinfo(None, 80) == stdlib.getaddrinfo(None, 80)
+    assert own.gethostbyname("127.0.0.1") == "127.0.0.1" and own.gethostbyname("<broadcast>") == "255.255.255.255"
+    assert own.gethostbyname_ex("127.0.0.1") == stdlib.gethostbyname_ex("127.0.0.1")
+    assert own.gethostbyaddr("127.0.0.1") == stdlib.gethostbyaddr("127.0.0.1")
+    with pytest.raises(stdlib.gaierror, match="Name or service not known"):
+        own.getaddrinfo("name.test", 80, flags=stdlib.AI_NUMERICHOST)
+    assert own.asked == []
+
+
+@pytest.mark.parametrize(("name", "arguments", "error"), [
+    ("getaddrinfo", (1, 80), TypeError),
+    ("getaddrinfo", ("a" * 70, 80), UnicodeError),
+    ("gethostbyname", (1,), TypeError),
+    ("gethostbyaddr", (1,), TypeError),
+    ("getnameinfo", ("name", 0), TypeError),
+    ("getnameinfo", (("192.0.2.1", "80"), 0), TypeError),
+    ("getnameinfo", (("192.0.2.1", 80), "0"), TypeError),
+])
+def test_resolver_of_a_program_is_not_asked_nonsense(name, arguments, error):
+    own = Own()
+    with pytest.raises(error):
+        getattr(own, name)(*arguments)
+    assert own.asked == []
+    with pytest.raises(NotImplementedError):
+        AbstractResolver().getaddrinfo("name.test", 80)
 
 
 @native_only

@@ -25,4 +25,6 @@ class Resolver(native.Resolver):
                 if kwargs.get(name) is None:
                     kwargs[name] = getattr(config, "ares_" + name)
             flags = config.ares_flags if flags is None else flags
+        #: What was asked for, as it was given.
+        self.params = {**kwargs, "flags": flags}
         super().__init__(hub, use_tcp=bool(int(flags or 0) & _USE_TCP), **kwargs)
