@@ -295,6 +295,54 @@ def test_resolver_of_a_program_is_not_asked_nonsense(name, arguments, error):
         AbstractResolver().getaddrinfo("name.test", 80)
 
 
+def refusal(resolver, name):
+    with pytest.raises(stdlib.gaierror) as caught:
+        resolver.gethostbyname(name)
+    return caught.value.errno
+
+
+@native_only
+def test_flags_of_the_resolver_ares_say_how_it_asks(server, make, tmp_path):
+    PRIMARY, IGNTC, NORECURSE, NOSEARCH = 2, 4, 8, 32
+    files = {"resolv_conf": str(tmp_path / "resolv.conf")}
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch sub.test\noptions attempts:1\n")
+
+    def make_ares(flags, servers=("127.0.0.1",), **arguments):
+        return make(ares.Resolver, flags=flags, servers=servers, udp_port=server.port, tcp_port=server.port, **files,
+                    **arguments)
+
+    assert make_ares(0).gethostbyname("deep") == "192.0.2.9"
+    assert refusal(make_ares(NOSEARCH), "deep") in (stdlib.EAI_NONAME, stdlib.EAI_AGAIN)
+    # What a datagram has no room for is fetched by TCP, or left out.
+    assert len(make_ares(0).gethostbyname_ex("big.test")[2]) == 150
+    try:
+        found = len(make_ares(IGNTC).gethostbyname_ex("big.test")[2])
+    except stdlib.gaierror:
+        found = 0   # a server may leave out all that it would have to cut
+    assert found < 150
+    # dnsmasq answers what it knows itself, and nobody is behind it.
+    assert make_ares(NORECURSE).gethostbyname("v4.test") == "192.0.2.4"
+    with stdlib.socket(type=stdlib.SOCK_DGRAM) as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+    servers = [nobody, f"127.0.0.1:{server.port}"]
+    assert make_ares(0, servers, tries=1).gethostbyname("v4.test") == "192.0.2.4"
+    assert refusal(make_ares(PRIMARY, servers, tries=1), "v4.test") == stdlib.EAI_AGAIN
+
+
+@native_only
+def test_question_says_whether_the_server_may_ask_others(make):
+    for recursive in (True, False):
+        with socket.socket(type=socket.SOCK_DGRAM) as name_server:
+            name_server.bind(("127.0.0.1", 0))
+            resolver = make(native.Resolver, servers=[f"127.0.0.1:{name_server.getsockname()[1]}"], recursive=recursive)
+            asking = gevent.spawn(resolver.gethostbyname, "v4.test")
+            question = name_server.recv(512)
+            asking.kill()
+        # RFC 1035, section 4.1.1: the bit RD.
+        assert bool(question[2] & 1) is recursive
+
+
 @native_only
 def test_unknown_arguments_are_refused():
     for class_ in (native.Resolver, ares.Resolver, dnspython.Resolver):

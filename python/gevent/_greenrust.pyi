@@ -151,8 +151,9 @@ class NativeResolver:
     """The runtime's look-ups for the calling thread's hub; `gevent.resolver.native.Resolver` says what each means."""
     def __new__(cls, servers: Sequence[str] | None = None, udp_port: int | None = None, tcp_port: int | None = None,
                 timeout: float | None = None, tries: int | None = None, ndots: int | None = None,
-                lifetime: float | None = None, use_tcp: bool = False, hosts: str | PathLike[str] = ...,
-                resolv_conf: str | PathLike[str] = ...) -> Self: ...
+                lifetime: float | None = None, use_tcp: bool = False, first_server_only: bool = False,
+                search: bool = True, recursive: bool = True, ignore_truncation: bool = False,
+                hosts: str | PathLike[str] = ..., resolv_conf: str | PathLike[str] = ...) -> Self: ...
     def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0,
                     flags: int = 0) -> list[Any]: ...                                                # switches
     def gethostbyname(self, hostname: Any) -> str: ...                                               # switches

@@ -233,14 +233,17 @@ struct Fields {
 }
 
 /// NativeResolver(servers=None, udp_port=None, tcp_port=None, timeout=None, tries=None, ndots=None, lifetime=None,
-/// use_tcp=False, hosts="/etc/hosts", resolv_conf="/etc/resolv.conf")
+/// use_tcp=False, first_server_only=False, search=True, recursive=True, ignore_truncation=False, hosts="/etc/hosts",
+/// resolv_conf="/etc/resolv.conf")
 ///
 /// Look-ups by the runtime, for the calling thread's hub. None leaves a setting to resolv.conf.
 ///
 /// *servers*: addresses of name servers, each with a port if need be ("192.0.2.1:5353"); *udp_port*, *tcp_port*: the
 /// ports of those without (53); *timeout*: seconds that one server has to answer; *tries*: how often all are asked;
 /// *ndots*: how many dots make a name one that is tried without a search domain first; *lifetime*: seconds for a
-/// look-up as a whole; *use_tcp*: no datagrams; *hosts* and *resolv_conf*: paths of these files.
+/// look-up as a whole; *use_tcp*: no datagrams; *first_server_only*: the others are not asked; *search*: whether search
+/// domains are tried; *recursive*: whether servers ask others; *ignore_truncation*: what a datagram had room for is the
+/// whole answer; *hosts* and *resolv_conf*: paths of these files.
 ///
 /// Raises ValueError for a server that is no address, and for numbers out of range.
 #[pyclass(name = "NativeResolver", module = "gevent._greenrust", frozen)]
@@ -326,8 +329,8 @@ impl PyResolver {
 impl PyResolver {
     #[new]
     #[pyo3(signature = (servers=None, udp_port=None, tcp_port=None, timeout=None, tries=None, ndots=None, lifetime=None,
-        use_tcp=false, hosts=PathBuf::from("/etc/hosts"), resolv_conf=PathBuf::from("/etc/resolv.conf")))]
-    #[allow(clippy::too_many_arguments, reason = "each is a keyword of Python's")]
+        use_tcp=false, first_server_only=false, search=true, recursive=true, ignore_truncation=false, hosts=PathBuf::from("/etc/hosts"), resolv_conf=PathBuf::from("/etc/resolv.conf")))]
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "each is a keyword of Python's")]
     fn new(
         py: Python<'_>,
         servers: Option<Vec<String>>,
@@ -338,6 +341,10 @@ impl PyResolver {
         ndots: Option<u32>,
         lifetime: Option<f64>,
         use_tcp: bool,
+        first_server_only: bool,
+        search: bool,
+        recursive: bool,
+        ignore_truncation: bool,
         hosts: PathBuf,
         resolv_conf: PathBuf,
     ) -> PyResult<Self> {
@@ -360,6 +367,10 @@ impl PyResolver {
             attempts: tries,
             ndots,
             stream_only: use_tcp,
+            first_server_only,
+            no_search: !search,
+            no_recursion: !recursive,
+            ignore_truncation,
             lifetime: seconds("lifetime", lifetime)?,
             hosts,
             resolv_conf,

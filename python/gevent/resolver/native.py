@@ -23,7 +23,9 @@ class Resolver:
     given to answer. *tries*: how often all servers are asked. *ndots*: how many dots make a name one that is tried
     before the search domains are appended. *udp_port*, *tcp_port*: ports of servers that were given without.
     *lifetime*: seconds for a look-up as a whole, by default the setting `resolver_timeout`. *use_tcp*: True asks over
-    TCP only. *hosts*, *resolv_conf*: paths of these files. What is None is as the files say.
+    TCP only. *first_server_only*: True leaves the other servers out. *search*: False leaves the search domains out.
+    *recursive*: False asks servers for what they know themselves alone. *ignore_truncation*: True takes what a datagram
+    had room for as the whole answer. *hosts*, *resolv_conf*: paths of these files. What is None is as the files say.
 
     Raises ValueError for a server that is no address and for a number that is out of its range, InvalidThreadUseError
     when *hub* is another thread's.
@@ -41,6 +43,10 @@ class Resolver:
         tcp_port: int | str | None = None,
         lifetime: float | None = None,
         use_tcp: bool = False,
+        first_server_only: bool = False,
+        search: bool = True,
+        recursive: bool = True,
+        ignore_truncation: bool = False,
         hosts: str = "/etc/hosts",
         resolv_conf: str = "/etc/resolv.conf",
     ) -> None:
@@ -59,6 +65,10 @@ class Resolver:
             tcp_port=_whole(tcp_port, "tcp_port", 1, 65535),
             lifetime=config.resolver_timeout if lifetime is None else lifetime,
             use_tcp=use_tcp,
+            first_server_only=first_server_only,
+            search=search,
+            recursive=recursive,
+            ignore_truncation=ignore_truncation,
             hosts=hosts,
             resolv_conf=resolv_conf,
         )

@@ -81,6 +81,10 @@ pub struct Settings {
     pub no_aaaa: bool,
     /// Don't ask for a name without dots as it is.
     pub no_tld_query: bool,
+    /// Have the servers ask others for what they don't know themselves.
+    pub recursive: bool,
+    /// Take what a datagram had room for as the whole answer.
+    pub ignore_truncation: bool,
 }
 
 impl Default for Settings {
@@ -96,6 +100,8 @@ impl Default for Settings {
             single_request: false,
             no_aaaa: false,
             no_tld_query: false,
+            recursive: true,
+            ignore_truncation: false,
         }
     }
 }

@@ -431,7 +431,7 @@ impl State {
             }
         };
         let task = &mut self.tasks[key];
-        let bytes = task.question.to_bytes(id, task.is_extended);
+        let bytes = task.question.to_bytes(id, task.is_extended, task.settings.recursive);
         let channel = &mut self.channels[place];
         channel.uses += 1;
         if channel.uses == CHANNEL_USES {
@@ -517,7 +517,11 @@ impl State {
                     else {
                         continue;
                     };
-                    let reply = message::read(bytes, id, &self.tasks[key].question);
+                    let task = &self.tasks[key];
+                    let mut reply = message::read(bytes, id, &task.question);
+                    if matches!(reply, Reply::Truncated) && task.settings.ignore_truncation {
+                        reply = message::read(&message::without_truncation(bytes), id, &task.question);
+                    }
                     self.receive(hub, key, reply);
                 }
                 Err(Errno::INTR) => {}
@@ -541,7 +545,7 @@ impl State {
         let id = self.random.next();
         let serial = self.serial;
         let task = &self.tasks[key];
-        let question = task.question.to_bytes(id, task.is_extended);
+        let question = task.question.to_bytes(id, task.is_extended, task.settings.recursive);
         let stream = Stream::open(server, &question)?;
         let level = self.watch(hub, stream.socket(), true, move |state, hub| state.on_stream(hub, key, serial))?;
         let task = &mut self.tasks[key];

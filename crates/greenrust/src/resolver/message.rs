@@ -82,10 +82,11 @@ impl Question {
         self.kind
     }
 
-    /// Returns the bytes of the question; with `extended`, they say that we take more than 512 bytes (EDNS).
-    pub fn to_bytes(&self, id: u16, extended: bool) -> Vec<u8> {
+    /// Returns the bytes of the question; with `extended`, they say that we take more than 512 bytes (EDNS). Only where
+    /// it is `recursive` does the server ask others.
+    pub fn to_bytes(&self, id: u16, extended: bool, recursive: bool) -> Vec<u8> {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-        message.metadata.recursion_desired = true;
+        message.metadata.recursion_desired = recursive;
         message.add_query(Query::query(self.name.clone(), self.kind.record_type()));
         if extended {
             let mut edns = Edns::new();
@@ -151,6 +152,15 @@ pub enum Reply {
 /// Returns the id of a message.
 pub fn id(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.first()?, *bytes.get(1)?]))
+}
+
+/// Returns a reply as one that says that it is whole.
+pub fn without_truncation(bytes: &[u8]) -> Vec<u8> {
+    let mut whole = bytes.to_vec();
+    if let Some(flags) = whole.get_mut(2) {
+        *flags &= !0x02;
+    }
+    whole
 }
 
 /// Reads a reply to the question that was sent with this id.
@@ -315,7 +325,7 @@ mod tests {
     }
 
     fn reply_to(question: &Question, id: u16) -> Message {
-        let mut message = Message::from_vec(&question.to_bytes(id, true)).unwrap();
+        let mut message = Message::from_vec(&question.to_bytes(id, true, true)).unwrap();
         message.metadata.message_type = MessageType::Response;
         message.edns = None;
         message
@@ -404,7 +414,7 @@ mod tests {
         assert_eq!(read(&bytes, 8, &question), Reply::Foreign);
         assert_eq!(read(&bytes, 7, &Question::new("b.test", Kind::A).unwrap()), Reply::Foreign);
         assert_eq!(read(&bytes, 7, &Question::new("a.test", Kind::Aaaa).unwrap()), Reply::Foreign);
-        assert_eq!(read(&question.to_bytes(7, false), 7, &question), Reply::Foreign);
+        assert_eq!(read(&question.to_bytes(7, false, true), 7, &question), Reply::Foreign);
         assert_eq!(read(&bytes[..5], 7, &question), Reply::Foreign);
         let other_letters = Question::new("A.TEST", Kind::A).unwrap();
         assert!(matches!(read(&bytes, 7, &other_letters), Reply::Answer(_)));

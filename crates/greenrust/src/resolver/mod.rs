@@ -150,6 +150,14 @@ pub struct Options {
     pub ndots: Option<u32>,
     /// Whether to ask over TCP only.
     pub stream_only: bool,
+    /// Whether to ask the first server alone.
+    pub first_server_only: bool,
+    /// Whether to leave the search domains out.
+    pub no_search: bool,
+    /// Whether to ask servers for what they know themselves alone.
+    pub no_recursion: bool,
+    /// Whether to take what a datagram had room for as the whole answer.
+    pub ignore_truncation: bool,
     /// How long a whole look-up may take; it then fails with [`LookupError::TryAgain`].
     pub lifetime: Option<Duration>,
     /// Where the file of that name is.
@@ -170,6 +178,10 @@ impl Default for Options {
             attempts: None,
             ndots: None,
             stream_only: false,
+            first_server_only: false,
+            no_search: false,
+            no_recursion: false,
+            ignore_truncation: false,
             lifetime: None,
             hosts: "/etc/hosts".into(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -406,6 +418,14 @@ impl Resolver {
         settings.attempts = options.attempts.unwrap_or(settings.attempts).max(1);
         settings.ndots = options.ndots.unwrap_or(settings.ndots);
         settings.stream_only |= options.stream_only;
+        settings.ignore_truncation |= options.ignore_truncation;
+        settings.recursive &= !options.no_recursion;
+        if options.first_server_only {
+            settings.servers.truncate(1);
+        }
+        if options.no_search {
+            settings.search.clear();
+        }
         settings
     }
 
