@@ -11,7 +11,7 @@ use greenrust::socket::{TcpListener, TcpStream};
 use greenrust::{Timeout, sleep, spawn, yield_now};
 
 const LONG: Duration = Duration::from_secs(60);
-const MOMENT: Duration = Duration::from_millis(30);
+const MOMENT: Duration = Duration::from_millis(100);
 
 fn in_thread(test: impl FnOnce() + Send + 'static) {
     std::thread::spawn(|| {
