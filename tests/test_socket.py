@@ -324,3 +324,38 @@ def test_connect_refuses_a_port_that_is_too_large(host):
         sock.setblocking(False)
         with pytest.raises(OverflowError, match="port must be 0-65535"):
             sock.connect_ex((host, 65536))
+
+
+def test_wait_for_a_socket_without_ref_keeps_no_loop_alive():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert ours.ref is True
+        ours.ref = False
+        assert ours.ref is False
+        with pytest.raises(gevent.exceptions.LoopExit):
+            ours.recv(1)
+        # It is woken as any other, and counts again once it is referenced.
+        reader = gevent.spawn(ours.recv, 1)
+        gevent.sleep(0)
+        theirs.sendall(b"x")
+        assert reader.get(timeout=10) == b"x"
+        ours.ref = True
+        gevent.spawn_later(0.001, theirs.sendall, b"y")
+        assert ours.recv(1) == b"y"
+
+
+def test_loop_ends_when_only_sockets_without_ref_are_waited_for():
+    pairs = [socket.socketpair() for _ in range(2)]
+    readers = []
+    for ours, _ in pairs:
+        ours.ref = False
+        readers.append(gevent.spawn(ours.recv, 1))
+    try:
+        gevent.sleep(0)
+        assert gevent.wait(timeout=10) is True
+        assert not any(reader.ready() for reader in readers)
+    finally:
+        gevent.killall(readers)
+        for pair in pairs:
+            for end in pair:
+                end.close()

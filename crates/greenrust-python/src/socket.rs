@@ -15,7 +15,7 @@
 //! - A registration ends before its descriptor is closed or given away, in every hub that has it.
 //! - `Extra` is valid when zeroed, which is how CPython makes it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -28,7 +28,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyBytes, PyString, PyTuple, PyType};
 
 use crate::exceptions;
 use crate::gil::Gil;
@@ -62,6 +62,8 @@ struct Extra {
     hub: Cell<*const Hub>,
     /// Whether other hubs have it too.
     is_shared: Cell<bool>,
+    /// Whether waits for it keep no loop alive.
+    is_unreferenced: Cell<bool>,
 }
 
 /// The types and methods that are looked up once.
@@ -97,8 +99,16 @@ pub fn forget_hub(hub: &Hub) {
     HUBS.borrow_mut().retain(|&other| !std::ptr::eq(other, hub));
 }
 
-/// Reads up to this size go through the stack, so that the result is allocated in its final size.
+/// Reads up to this size go through a buffer, so that the result is allocated in its final size.
 const SMALL_READ: usize = 4096;
+
+/// Where short reads go. On the stack it would take two pages more of each greenlet that waits for a socket.
+struct Small(UnsafeCell<[u8; SMALL_READ]>);
+
+// SAFETY: written and read with the GIL held, which is not given up between.
+unsafe impl Sync for Small {}
+
+static SMALL: Small = Small(UnsafeCell::new([0; SMALL_READ]));
 
 /// How long to wait before a Unix listener with a full backlog is asked again: the kernel does not tell when.
 const BACKLOG_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
@@ -277,7 +287,9 @@ impl Socket {
         if hub.has_waiter(descriptor, direction) {
             return Err(in_use(py, descriptor, direction));
         }
-        match host::wait_ready(py, hub, descriptor, direction, deadline, alarm)? {
+        let wait = || host::wait_ready(py, hub, descriptor, direction, deadline, alarm);
+        let ended = if self.extra().is_unreferenced.get() { hub.disregard_waits_of(wait) } else { wait() };
+        match ended? {
             Wake::TimedOut => Err(PyTimeoutError::new_err("timed out")),
             Wake::Closed => Err(closed_elsewhere()),
             _ => Ok(()),
@@ -580,10 +592,10 @@ fn recv(py: Python<'_>, socket: Socket, arguments: Arguments) -> PyResult<*mut f
     let length = size(py, length, "negative buffersize in recv")?;
     let flags = flags(py, flag)?;
     if length <= SMALL_READ {
-        let mut memory = MaybeUninit::<[u8; SMALL_READ]>::uninit();
-        let received = socket.receive_into(py, memory.as_mut_ptr().cast(), length, flags)?;
-        // SAFETY: the kernel has written that many bytes.
-        let bytes = unsafe { ffi::PyBytes_FromStringAndSize(memory.as_ptr().cast(), received as ffi::Py_ssize_t) };
+        let memory = SMALL.0.get().cast::<u8>();
+        let received = socket.receive_into(py, memory, length, flags)?;
+        // SAFETY: the kernel has written that many bytes, and nobody else has run since.
+        let bytes = unsafe { ffi::PyBytes_FromStringAndSize(memory.cast(), received as ffi::Py_ssize_t) };
         return if bytes.is_null() { fetched(py) } else { Ok(bytes) };
     }
     let mut bytes = std::ptr::null_mut();
@@ -1368,6 +1380,32 @@ unsafe extern "C" fn set_timeout(object: *mut ffi::PyObject, value: *mut ffi::Py
     }
 }
 
+unsafe extern "C" fn get_ref(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls getters with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    respond(py, Ok(PyBool::new(py, !Socket(object).extra().is_unreferenced.get()).to_owned().into_any().into_ptr()))
+}
+
+unsafe extern "C" fn set_ref(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    // SAFETY: CPython calls setters with the GIL held.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: null, or borrowed from the caller.
+    let on = match unsafe { Bound::from_borrowed_ptr_or_opt(py, value) } {
+        None => Err(pyo3::exceptions::PyAttributeError::new_err("ref can't be deleted")),
+        Some(value) => value.is_truthy(),
+    };
+    match on {
+        Ok(on) => {
+            Socket(object).extra().is_unreferenced.set(!on);
+            0
+        }
+        Err(error) => {
+            error.restore(py);
+            -1
+        }
+    }
+}
+
 unsafe extern "C" fn get_closed(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: CPython calls getters with the GIL held.
     let py = unsafe { Python::assume_attached() };
@@ -1383,6 +1421,13 @@ fn attributes() -> Vec<ffi::PyGetSetDef> {
             get: Some(get_timeout),
             set: Some(set_timeout),
             doc: c"The time-out in seconds, or None.".as_ptr(),
+            closure: std::ptr::null_mut(),
+        },
+        ffi::PyGetSetDef {
+            name: c"ref".as_ptr(),
+            get: Some(get_ref),
+            set: Some(set_ref),
+            doc: c"Whether waiting for the socket keeps the event loop alive; True unless assigned.".as_ptr(),
             closure: std::ptr::null_mut(),
         },
         ffi::PyGetSetDef {

@@ -195,6 +195,8 @@ fn trampoline(switcher: &Switcher, root: &Context) {
         if std::ptr::eq(next, root) {
             return;
         }
+        // SAFETY: the pool is borrowed for this call only, and `keep_ready` runs no foreign code.
+        unsafe { (*switcher.pool.get()).keep_ready() };
         // SAFETY: whoever set `next` guarantees that it is alive, started and suspended, so it has a machine.
         let machine = unsafe { (*next).machine.get().expect("a transfer goes to a started context").as_ptr() };
         // SAFETY: only the trampoline of this thread touches a machine, one at a time.

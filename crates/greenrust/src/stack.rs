@@ -146,12 +146,14 @@ fn guard_size(stack_size: usize) -> usize {
 pub struct StackPool {
     hot: Vec<Stack>,
     to_trim: Vec<Stack>,
+    /// Whether the system has refused memory since a stack was released last.
+    is_refused: bool,
 }
 
 impl StackPool {
     /// Creates an empty pool; it takes no memory until the first stack is released to it.
     pub const fn new() -> Self {
-        Self { hot: Vec::new(), to_trim: Vec::new() }
+        Self { hot: Vec::new(), to_trim: Vec::new(), is_refused: false }
     }
 
     /// Hands out a stack: a hot one if there is one, else one of the process's slabs.
@@ -170,6 +172,26 @@ impl StackPool {
         self.allocate_cold()
     }
 
+    /// Sees to it that the next [`StackPool::allocate`] finds a stack at hand.
+    ///
+    /// Called on the thread's own stack: a greenlet that starts another as it parks then has no need of the system, whose
+    /// frames would take a second page of its stack for good.
+    #[inline]
+    pub fn keep_ready(&mut self) {
+        if self.hot.is_empty() && !self.is_refused {
+            self.make_ready();
+        }
+    }
+
+    #[cold]
+    fn make_ready(&mut self) {
+        match self.allocate_cold() {
+            Ok(stack) => self.hot.push(stack),
+            // Whoever needs it is told.
+            Err(_) => self.is_refused = true,
+        }
+    }
+
     #[cold]
     fn allocate_cold(&mut self) -> Result<Stack, StackError> {
         SLABS.lock().expect("the slab allocator does not panic").allocate()
@@ -178,6 +200,7 @@ impl StackPool {
     /// Takes a stack back for reuse. Its content is garbage from now on.
     #[inline]
     pub fn release(&mut self, stack: Stack) {
+        self.is_refused = false;
         if self.hot.len() < HOT_STACKS {
             self.hot.push(stack);
         } else {
@@ -309,6 +332,22 @@ mod tests {
         assert_eq!(pool.allocate().unwrap(), one);
         pool.release(one);
         pool.release(two);
+    }
+
+    #[test]
+    fn one_stack_is_kept_ready_and_no_more() {
+        let mut pool = pool();
+        pool.keep_ready();
+        pool.keep_ready();
+        assert_eq!(pool.hot.len(), 1);
+        let ready = pool.hot[0];
+        assert_eq!(pool.allocate().unwrap(), ready);
+        assert!(pool.hot.is_empty());
+        pool.is_refused = true;
+        pool.keep_ready();
+        assert!(pool.hot.is_empty(), "a system that has refused is not asked at each switch");
+        pool.release(ready);
+        assert!(!pool.is_refused);
     }
 
     #[test]

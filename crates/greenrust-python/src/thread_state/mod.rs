@@ -47,7 +47,7 @@ struct Saved([usize; WORDS]);
 /// C stack below it, so that a shallow greenlet touches one page in all: the C stack has [`SHARED_PAGE_FOR_C`] of it.
 /// From 3.15 on it is not shorter than CPython's own: the sampling profiler reads 16 KiB from its beginning.
 pub const FRAME_AREA: usize = if cfg!(Py_3_15) { 20480 } else { 16384 } - SHARED_PAGE_FOR_C;
-const SHARED_PAGE_FOR_C: usize = 2688;
+const SHARED_PAGE_FOR_C: usize = 2560;
 
 /// The smallest stack that CPython can be given, in bytes, guard included. From 3.14 on it keeps margins of its own in
 /// each stack: at least 96 KiB must be usable, in debug builds 192 KiB.

@@ -37,6 +37,7 @@ impl Hub {
         std::mem::forget(self.queue.take());
         std::mem::forget(self.timers.borrow_mut().take_all());
         self.timer_references.set(0);
+        self.disregarded.set(0);
         if let Some(inner) = &*self.inner_loop.borrow() {
             inner.io.borrow_mut().leave_behind();
         }

@@ -112,6 +112,8 @@ pub struct Hub {
     host: Cell<&'static dyn Host>,
     turn: Cell<u32>,
     references: Cell<isize>,
+    /// How many waits for descriptors do not keep the loop alive.
+    disregarded: Cell<usize>,
     switch_interval: Cell<Duration>,
     polling: Cell<bool>,
     stopping: Cell<bool>,
@@ -195,6 +197,7 @@ impl Hub {
             host: Cell::new(&PLAIN),
             turn: Cell::new(TURN),
             references: Cell::new(0),
+            disregarded: Cell::new(0),
             switch_interval: Cell::new(DEFAULT_SWITCH_INTERVAL),
             polling: Cell::new(false),
             stopping: Cell::new(false),
@@ -771,11 +774,20 @@ impl Hub {
         }
     }
 
+    /// Runs `wait`, a wait for a descriptor, without letting it keep the loop alive.
+    pub fn disregard_waits_of<R>(&self, wait: impl FnOnce() -> R) -> R {
+        self.disregarded.set(self.disregarded.get() + 1);
+        let result = wait();
+        // The child of a fork may have forgotten it meanwhile.
+        self.disregarded.set(self.disregarded.get().saturating_sub(1));
+        result
+    }
+
     /// Says whether anything could still wake a greenlet.
     pub fn is_alive(&self) -> bool {
         self.references.get() > 0
             || self.timer_references.get() > 0
-            || self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow().waits > 0)
+            || self.inner_loop.borrow().as_ref().is_some_and(|inner| inner.io.borrow().waits > self.disregarded.get())
             || self.has_work()
     }
 
