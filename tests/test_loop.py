@@ -302,3 +302,7 @@ def test_loop_and_its_callbacks_have_the_interfaces_that_gevent_documents(loop):
         callback.stop()
     with loop.timer(1) as timer:
         assert verify.verifyObject(IWatcher, timer, tentative=True)
+
+
+def test_loop_has_no_descriptor_for_signals(loop):
+    assert "sigfd" in dir(type(loop)) and not hasattr(loop, "sigfd")

@@ -1,4 +1,5 @@
 """Child processes that are waited for by greenlets."""
+import os
 import signal
 import sys
 import threading
@@ -147,3 +148,15 @@ def test_process_can_be_waited_for_in_any_thread():
 def test_output_cannot_be_that_of_itself():
     with pytest.raises(ValueError, match="STDOUT can only be used for stderr"):
         subprocess.Popen(["true"], stdout=subprocess.STDOUT)
+
+
+def test_pipe_cloexec_gives_a_pipe_that_children_do_not_inherit():
+    with subprocess.Popen(["true"]) as process:
+        ends = process.pipe_cloexec()
+    try:
+        assert not any(os.get_inheritable(end) for end in ends)
+        os.write(ends[1], b"through")
+        assert os.read(ends[0], 10) == b"through"
+    finally:
+        for end in ends:
+            os.close(end)

@@ -512,3 +512,10 @@ class TestWaits:
             print("Deadlock: " in str(error), str(error).count("held by"))
         """)
         assert result.stdout == "True 2\n"
+
+
+def test_report_of_a_block_that_did_not_switch_begins_with_the_time_as_rfc_3339_has_it():
+    time_of_report = r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    with pytest.raises(AssertionError, match=time_of_report + " : Greenlet .* appears to be blocked"):
+        with util.assert_switches():
+            pass

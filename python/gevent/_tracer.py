@@ -23,7 +23,7 @@ class GreenletTracer(_greenrust.GreenletTracer):
 
         *format_kwargs* are those of `gevent.util.format_run_info`.
         """
-        now = time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime())
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         frame = sys._current_frames().get(hub.thread_ident)
         if frame is None:
             stack = f"Unknown: no thread belongs to {hub!r}\n"
@@ -31,7 +31,7 @@ class GreenletTracer(_greenrust.GreenletTracer):
             stack = "".join(traceback.format_stack(frame))
         return [
             "=" * 80,
-            f"\n{now}Z : Greenlet {active_greenlet} appears to be blocked",
+            f"\n{now} : Greenlet {active_greenlet} appears to be blocked",
             f"    Reported by {self}",
             f"Blocked Stack (for thread id {hub.thread_ident:#x}):",
             stack,

@@ -6,9 +6,9 @@ greenlets that gevent switches. `gevent.Greenlet` is a subclass of `greenlet.gre
 `_C_API` is the interface for extensions that were compiled with PyPI's `greenlet.h`. They take greenlets for opaque, as
 long as they call its functions alone.
 """
-from gevent._greenrust import _C_API, GreenletExit, error, getcurrent, gettrace, greenlet, settrace  # noqa: F401 (_C_API)
+from gevent._greenrust import _C_API, GreenletExit, error, getcurrent, gettrace, greenlet, settrace
 
-__all__ = ["__version__", "GreenletExit", "error", "getcurrent", "gettrace", "greenlet", "settrace"]
+__all__ = ["__version__", "_C_API", "GreenletExit", "error", "getcurrent", "gettrace", "greenlet", "settrace"]
 
 #: The release of PyPI's greenlet whose interface this module has; programs compare it.
 __version__ = "3.5.6"

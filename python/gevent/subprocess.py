@@ -18,6 +18,9 @@ __implements__ = ["Popen", "call", "check_call", "check_output", "run", "getoutp
 __imports__ = [name for name in dir(_stdlib) if not name.startswith("__") and name not in __implements__]
 globals().update({name: getattr(_stdlib, name) for name in __imports__})
 __all__ = list(_stdlib.__all__)
+# Private ones that gevent exports as well.
+_PRIVATE = ["_USE_POSIX_SPAWN", "_fork_exec", "_use_posix_spawn"]
+__all__ += [name for name in _PRIVATE if hasattr(_stdlib, name)]
 
 PIPE = _stdlib.PIPE
 STDOUT = _stdlib.STDOUT
@@ -84,6 +87,10 @@ class Popen(_StdlibPopen):
         self.stdin = _cooperative(self.stdin, self._bufsize)
         self.stdout = _cooperative(self.stdout, self._bufsize)
         self.stderr = _cooperative(self.stderr, self._bufsize)
+
+    def pipe_cloexec(self) -> tuple[int, int]:
+        """Return the descriptors of a new pipe, which children do not inherit."""
+        return _os.pipe()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} pid={self.pid!r} returncode={self.returncode!r}>"

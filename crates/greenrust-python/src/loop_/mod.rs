@@ -32,7 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use greenrust::hub::{Body, Hub, RawGreenlet, WaitingFor, Waker};
 use greenrust::stack::StackError;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
@@ -608,6 +608,12 @@ impl PyLoop {
     fn origflags_int(&self, py: Python<'_>) -> PyResult<u32> {
         self.check_open()?;
         self.fields.flags.as_ref().map_or(Ok(0), |flags| flags::bits(flags.bind(py)))
+    }
+
+    /// Raises AttributeError: signals do not come by a descriptor.
+    #[getter]
+    fn sigfd(&self) -> PyResult<i32> {
+        Err(PyAttributeError::new_err("sigfd"))
     }
 
     /// 0: signals are not kept for later.
