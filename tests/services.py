@@ -55,12 +55,12 @@ class start:
     """Run `command` (a list) until the block is left; it has `patience` seconds until `is_ready()` is true.
 
     The context is the subprocess.Popen. The program is ended by the signal `end_by`, by SIGKILL if that does not help
-    in 10 s. What it prints is shown when it ends too early or isn't ready in time.
+    in `end_within` seconds. What it prints is shown when it ends too early or isn't ready in time.
     """
 
-    def __init__(self, command, is_ready, patience=20, end_by=signal.SIGTERM, **popen):
+    def __init__(self, command, is_ready, patience=20, end_by=signal.SIGTERM, end_within=10, **popen):
         self.command, self.is_ready, self.patience, self.popen = command, is_ready, patience, popen
-        self.end_by = end_by
+        self.end_by, self.end_within = end_by, end_within
         self.process = None
 
     def __enter__(self):
@@ -84,7 +84,7 @@ class start:
     def __exit__(self, *exc_info):
         self.process.send_signal(self.end_by)
         try:
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=self.end_within)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

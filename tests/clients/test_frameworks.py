@@ -4,43 +4,100 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import services
 from implementation import run_script
 from servers import accepts, meetings
 
 TASKS = """
     import os, threading
+    import redis
     from celery import Celery
     app = Celery("tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
     app.conf.update(broker_connection_retry_on_startup=True, worker_prefetch_multiplier=10)
-    barrier = threading.Barrier(6)
+    door = redis.Redis.from_url(os.environ["BROKER"])
+    few, many = threading.Barrier(6), threading.Barrier(50)
 
     @app.task
     def meet(number):
-        barrier.wait(30)
+        few.wait(30)
         return number * 2
+
+    @app.task
+    def crowd(number):
+        many.wait(30)
+        return number
+
+    @app.task
+    def add(first, second):
+        return first + second
+
+    @app.task
+    def fail(word):
+        raise KeyError(word)
+
+    @app.task
+    def wait_at_the_door(number):
+        door.rpush("begun", number)
+        assert door.blpop("go", 40)
+        return number
+
+    @app.task(time_limit=1)
+    def sleep_too_long():
+        threading.Event().wait()
 """
 
+CELERY = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "gevent", "-c", "50", "-l", "WARNING",
+          "--without-gossip", "--without-mingle"]
 
-def test_celery_runs_tasks_at_once(redis, tmp_path):
+
+@pytest.fixture
+def celery(redis, tmp_path):
+    """Start a worker with 50 greenlets: a function that runs a program of its clients, and the worker's process."""
     (tmp_path / "tasks.py").write_text(textwrap.dedent(TASKS), encoding="utf-8")
-    environment = dict(os.environ, BROKER=redis["url"].replace("/0", "/3"), PYTHONPATH=str(tmp_path))
+    variables = {"BROKER": redis["url"].replace("/0", "/3"), "PYTHONPATH": str(tmp_path)}
+    environment = dict(os.environ, **variables)
     ask = [sys.executable, "-c", "import tasks; sys = __import__('sys'); "
            "sys.exit(not tasks.app.control.ping(timeout=0.5))"]
-    sent = """
-        import tasks
-        results = [tasks.meet.delay(number) for number in range(12)]
-        assert [result.get(timeout=40) for result in results] == [number * 2 for number in range(12)]
-    """
-    worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "gevent", "-c", "6", "-l", "WARNING",
-              "--without-gossip", "--without-mingle"]
 
     def is_ready():
         return subprocess.run(ask, env=environment, cwd=tmp_path, check=False, capture_output=True).returncode == 0
 
-    with services.start(worker, is_ready, patience=50, env=environment, cwd=tmp_path) as process:
-        run_script(sent, env={"BROKER": environment["BROKER"], "PYTHONPATH": str(tmp_path)})
+    with services.start(CELERY, is_ready, patience=50, end_within=40, env=environment, cwd=tmp_path) as process:
+        yield lambda source, *arguments: run_script(source, *arguments, env=variables, timeout=120), process
     assert process.returncode == 0
+
+
+def test_celery_runs_tasks_at_once_ends_those_that_it_has_to_and_finishes_the_others(celery):
+    run, process = celery
+    run("""
+        import os, signal
+        import celery.exceptions, pytest
+        from tasks import add, app, crowd, door, fail, meet, sleep_too_long, wait_at_the_door
+
+        def values(results):
+            return [result.get(timeout=60) for result in results]
+
+        assert values([meet.delay(number) for number in range(12)]) == [number * 2 for number in range(12)]
+        assert values([crowd.delay(number) for number in range(100)]) == list(range(100))
+        assert values([add.delay(number, 1) for number in range(400)]) == list(range(1, 401))
+        with pytest.raises(KeyError, match="word"):
+            fail.delay("word").get(timeout=60)
+        with pytest.raises(celery.exceptions.TimeLimitExceeded):
+            sleep_too_long.delay().get(timeout=60)
+        begun = wait_at_the_door.delay(1)
+        assert door.blpop("begun", 60)
+        begun.revoke(terminate=True)
+        with pytest.raises(celery.exceptions.TaskRevokedError):
+            begun.get(timeout=60)
+        # The worker is told to end while tasks run, which it finishes first.
+        running = [wait_at_the_door.delay(number) for number in range(20)]
+        assert all(door.blpop("begun", 60) for _ in running)
+        os.kill(int(sys.argv[1]), signal.SIGTERM)
+        door.rpush("go", *range(40))
+        assert values(running) == list(range(20))
+    """, process.pid)
+    assert process.wait(40) == 0
 
 
 LOCUSTFILE = """

@@ -40,7 +40,9 @@ class Gunicorn:
             "--worker-tmp-dir", str(folder), "--no-control-socket", *arguments, "its_app:application",
         ]
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
-        self._running = services.start(command, self._answers, patience=40, cwd=folder, env=environment)
+        self._running = services.start(
+            command, self._answers, patience=40, end_within=40, cwd=folder, env=environment
+        )
 
     def write(self, version):
         (self.folder / "its_app.py").write_text(APPLICATION.replace("VERSION", version), encoding="utf-8")

@@ -69,7 +69,7 @@ def port(request, tmp_path_factory):
     (folder / "its_server.py").write_text(textwrap.dedent(SERVER), encoding="utf-8")
     port = services.free_port()
     command = [sys.executable, *COMMANDS[request.param](port)]
-    with services.start(command, lambda: accepts(port), patience=40, cwd=folder) as process:
+    with services.start(command, lambda: accepts(port), patience=40, end_within=40, cwd=folder) as process:
         yield port
     if request.param == "gunicorn":
         assert process.returncode == 0
@@ -152,7 +152,7 @@ def test_flask_socketio_in_a_worker_of_gunicorn(tmp_path):
     port = services.free_port()
     command = [sys.executable, "-m", "gunicorn", "-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-b",
                f"127.0.0.1:{port}", "--no-control-socket", "chat:application"]
-    with services.start(command, lambda: accepts(port), patience=40, cwd=tmp_path) as process:
+    with services.start(command, lambda: accepts(port), patience=40, end_within=40, cwd=tmp_path) as process:
         run_script("""
             from gevent import monkey; monkey.patch_all()
             import gevent, socketio
