@@ -13,6 +13,7 @@ from typing import Any
 from gevent._greenrust import get_hub_if_exists, wait_read, wait_write
 from gevent._greenrust import socket as _GreenSocket
 from gevent.monkey import _repair
+from gevent.socket import _resolved
 from gevent.socket import socket as _gevent_socket
 
 _Native: Any = socket.socket
@@ -72,7 +73,7 @@ class EarlySocket(_Native):
 
     def connect(self, address: Any) -> None:
         """Connect to *address*."""
-        address = _gevent_socket._resolved(self, address)
+        address = _resolved(self, self.family, address)
         try:
             super().connect(address)
         except BlockingIOError:
