@@ -1,15 +1,15 @@
 //! Descriptors and who waits for them.
 //!
-//! Two kinds of wait, in two pollers:
+//! Two kinds of wait:
 //!
 //! - **Our own sockets** are registered once for their whole life, edge-triggered, in both directions, and readiness is
 //!   remembered: [`Io::wait`] after EAGAIN costs no `epoll_ctl`. Whoever sees EAGAIN (or a short read) says so by
 //!   [`Io::clear`].
-//! - **Foreign descriptors** (`wait_read(fd)`, libpq's, a selector's) are level-triggered, in a poller of their own that
-//!   is itself one readable descriptor of the main one. A registration lasts as long as somebody waits, since foreign
-//!   code closes its descriptors without telling us.
+//! - **Foreign descriptors** (`wait_read(fd)`, libpq's, a selector's) are level-triggered. A registration lasts as long as
+//!   somebody waits, since foreign code closes its descriptors without telling us.
 //!
-//! So a descriptor may stand in both without either disturbing the other.
+//! A poller has one registration for a descriptor. One that is waited for in both ways is level-triggered in a second
+//! poller, which is itself one readable descriptor of the main one: that costs another system call, and is rare.
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -48,6 +48,8 @@ pub struct LevelKey {
 
 const WAKEUP: u64 = u64::MAX;
 const LEVEL: u64 = u64::MAX - 1;
+/// Marks the tokens of level-triggered registrations, whose other bits are the descriptor.
+const LEVEL_MARK: u64 = 1 << 63;
 
 /// What is called, in the hub greenlet, when a socket of ours becomes ready: once.
 pub(super) type ReadyCall = Box<dyn FnOnce(&super::Hub)>;
@@ -71,6 +73,8 @@ struct Edge {
 #[derive(Default)]
 struct Level {
     registered: Interest,
+    /// Whether it is in the second poller, since the main one has the descriptor edge-triggered.
+    is_apart: bool,
     waits: Slab<LevelWait>,
 }
 
@@ -145,8 +149,9 @@ impl Io {
         }
         for (descriptor, level) in self.levels.iter_mut().enumerate() {
             if let Some(level) = level {
-                let _ =
-                    self.level_poller.register_level(borrow(descriptor as RawFd), descriptor as u64, level.registered);
+                let poller = if level.is_apart { &self.level_poller } else { &self.poller };
+                let token = descriptor as u64 | LEVEL_MARK;
+                let _ = poller.register_level(borrow(descriptor as RawFd), token, level.registered);
             }
         }
         Ok(())
@@ -161,7 +166,8 @@ impl Io {
         }
         for (descriptor, level) in self.levels.iter_mut().enumerate() {
             if let Some(level) = level.take() {
-                let _ = self.level_poller.deregister(borrow(descriptor as RawFd));
+                let poller = if level.is_apart { &self.level_poller } else { &self.poller };
+                let _ = poller.deregister(borrow(descriptor as RawFd));
                 std::mem::forget(level);
             }
         }
@@ -177,7 +183,12 @@ impl Io {
         if self.edges[place].is_some() {
             return Ok(());
         }
-        // 31 bits, so that no token is WAKEUP or LEVEL.
+        if let Some(level) = self.levels.get_mut(place).and_then(Option::as_mut).filter(|level| !level.is_apart) {
+            let _ = self.poller.deregister(borrow(descriptor));
+            level.is_apart = true;
+            self.level_poller.register_level(borrow(descriptor), place as u64 | LEVEL_MARK, level.registered)?;
+        }
+        // 31 bits, so that no token is WAKEUP or LEVEL, or has the mark of a level.
         self.generation = (self.generation + 1) & 0x7fff_ffff;
         let edge = Box::new(Edge { generation: self.generation, ..Edge::default() });
         self.poller.register_edge(borrow(descriptor), place as u64 | u64::from(self.generation) << 32)?;
@@ -292,12 +303,14 @@ impl Io {
         if self.levels.len() <= place {
             self.levels.resize_with(place + 1, || None);
         }
-        let level = self.levels[place].get_or_insert_default();
+        let is_apart = self.edges.get(place).is_some_and(Option::is_some);
+        let level = self.levels[place].get_or_insert_with(|| Box::new(Level { is_apart, ..Level::default() }));
+        let poller = if level.is_apart { &self.level_poller } else { &self.poller };
         self.serial += 1;
         let serial = self.serial;
         let counts = sink.counts();
         let key = level.waits.insert(LevelWait { interest, sink, serial });
-        if let Err(error) = Self::update_level(&self.level_poller, descriptor, level) {
+        if let Err(error) = Self::update_level(poller, descriptor, level) {
             level.waits.remove(key);
             if level.waits.is_empty() {
                 self.levels[place] = None;
@@ -320,7 +333,8 @@ impl Io {
             }
             _ => return,
         }
-        let _ = Self::update_level(&self.level_poller, key.descriptor, level);
+        let poller = if level.is_apart { &self.level_poller } else { &self.poller };
+        let _ = Self::update_level(poller, key.descriptor, level);
         if level.waits.is_empty() {
             self.levels[place] = None;
         }
@@ -331,7 +345,8 @@ impl Io {
         let Some(level) = usize::try_from(descriptor).ok().and_then(|place| self.levels.get_mut(place)?.take()) else {
             return false;
         };
-        let _ = self.level_poller.deregister(borrow(descriptor));
+        let poller = if level.is_apart { &self.level_poller } else { &self.poller };
+        let _ = poller.deregister(borrow(descriptor));
         for (_, LevelWait { interest, sink, .. }) in level.waits {
             self.waits -= sink.counts();
             match sink {
@@ -350,7 +365,7 @@ impl Io {
             wanted.read |= interest.read;
             wanted.write |= interest.write;
         }
-        let token = descriptor as u64;
+        let token = descriptor as u64 | LEVEL_MARK;
         if wanted == level.registered {
             // What is believed to be registered may have been closed and opened anew by foreign code.
             if wanted != Interest::default() && poller.change_level(borrow(descriptor), token, wanted).is_err() {
@@ -387,11 +402,12 @@ impl Io {
             match readiness.token {
                 WAKEUP => raised = true,
                 LEVEL => level = true,
+                token if token & LEVEL_MARK != 0 => self.dispatch_level(readiness, false),
                 _ => self.dispatch_edge(readiness, calls),
             }
         }
         if level {
-            self.dispatch_levels();
+            self.dispatch_second_poller();
         }
         raised
     }
@@ -424,46 +440,55 @@ impl Io {
         }
     }
 
-    fn dispatch_levels(&mut self) {
+    fn dispatch_second_poller(&mut self) {
         let mut events = Events::with_capacity(256);
         if self.level_poller.wait(&mut events, Some(Duration::ZERO)).is_err() {
             return;
         }
         for readiness in events.iter() {
-            let place = readiness.token as usize;
-            let Some(level) = self.levels.get_mut(place).and_then(Option::as_mut) else {
-                let _ = self.level_poller.deregister(borrow(place as RawFd));
+            self.dispatch_level(readiness, true);
+        }
+    }
+
+    fn dispatch_level(&mut self, readiness: Readiness, is_apart: bool) {
+        let poller = if is_apart { &self.level_poller } else { &self.poller };
+        let place = (readiness.token & !LEVEL_MARK) as usize;
+        let level = self.levels.get_mut(place).and_then(Option::as_mut);
+        let Some(level) = level.filter(|level| level.is_apart == is_apart) else {
+            // Foreign code closed the descriptor and opened it anew; or another thread made the registration an edge's
+            // after the poll.
+            if is_apart || !self.edges.get(place).is_some_and(Option::is_some) {
+                let _ = poller.deregister(borrow(place as RawFd));
+            }
+            return;
+        };
+        let mut watchers = Vec::new();
+        let mut woken = Vec::new();
+        for (key, LevelWait { interest, sink, .. }) in &level.waits {
+            let ready = Interest { read: interest.read && readiness.read, write: interest.write && readiness.write };
+            if ready == Interest::default() {
                 continue;
-            };
-            let mut watchers = Vec::new();
-            let mut woken = Vec::new();
-            for (key, LevelWait { interest, sink, .. }) in &level.waits {
-                let ready =
-                    Interest { read: interest.read && readiness.read, write: interest.write && readiness.write };
-                if ready == Interest::default() {
-                    continue;
+            }
+            match sink {
+                Sink::Waker(waker) => {
+                    waker.unpark();
+                    woken.push(key);
                 }
-                match sink {
-                    Sink::Waker(waker) => {
-                        waker.unpark();
-                        woken.push(key);
-                    }
-                    Sink::Watcher(watcher) => watchers.push((Rc::clone(watcher), ready)),
-                }
+                Sink::Watcher(watcher) => watchers.push((Rc::clone(watcher), ready)),
             }
-            if !woken.is_empty() {
-                for key in woken {
-                    level.waits.remove(key);
-                    self.waits -= 1;
-                }
-                let _ = Self::update_level(&self.level_poller, place as RawFd, level);
+        }
+        if !woken.is_empty() {
+            for key in woken {
+                level.waits.remove(key);
+                self.waits -= 1;
             }
-            if level.waits.is_empty() {
-                self.levels[place] = None;
-            }
-            for (watcher, ready) in watchers {
-                watcher(ready);
-            }
+            let _ = Self::update_level(poller, place as RawFd, level);
+        }
+        if level.waits.is_empty() {
+            self.levels[place] = None;
+        }
+        for (watcher, ready) in watchers {
+            watcher(ready);
         }
     }
 }

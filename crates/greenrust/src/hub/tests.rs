@@ -200,6 +200,53 @@ fn a_foreign_descriptor_is_waited_for_by_level() {
     });
 }
 
+#[test]
+fn one_descriptor_is_waited_for_by_level_and_by_edge_whichever_comes_first() {
+    in_thread(|hub| {
+        use std::io::{Read, Write};
+        use std::os::fd::AsRawFd;
+        let interest = Interest { read: true, write: false };
+        for is_edge_first in [false, true] {
+            let (mut one, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let descriptor = one.as_raw_fd();
+            let woken = Rc::new(Cell::new(0));
+            let by_edge = {
+                let woken = woken.clone();
+                move || {
+                    let hub = Hub::current();
+                    hub.register(descriptor).unwrap();
+                    hub.mark_blocked(descriptor, Direction::Read);
+                    assert_eq!(hub.wait_ready(descriptor, Direction::Read, None, None), Ok(Wake::Unparked));
+                    woken.set(woken.get() + 1);
+                }
+            };
+            let by_level = {
+                let woken = woken.clone();
+                move || {
+                    let wake = Hub::current().wait_level(descriptor, interest, None).unwrap().unwrap();
+                    assert_eq!(wake, Wake::Unparked);
+                    woken.set(woken.get() + 1);
+                }
+            };
+            if is_edge_first {
+                spawn(hub, by_edge);
+                spawn(hub, by_level);
+            } else {
+                spawn(hub, by_level);
+                spawn(hub, by_edge);
+            }
+            sleep(hub, 1);
+            other.write_all(b"x").unwrap();
+            sleep(hub, 1);
+            assert_eq!(woken.get(), 2, "edge first: {is_edge_first}");
+            // Unread data wake who waits by level again.
+            assert_eq!(hub.wait_level(descriptor, interest, None).unwrap().unwrap(), Wake::Unparked);
+            one.read_exact(&mut [0]).unwrap();
+            hub.deregister(descriptor);
+        }
+    });
+}
+
 fn park_with(hub: &Hub, alarm: &Alarm, seconds: u64, slot: &RefCell<Option<Waker>>) -> (Wake, u64) {
     let waker = hub.begin_park(WaitingFor::Sleep).unwrap();
     *slot.borrow_mut() = Some(waker.clone());
