@@ -94,9 +94,9 @@ class StreamServer(BaseServer):
     def do_read(self) -> Any:
         """Accept a connection: returns its socket and address, or None when there is none."""
         listener = self.socket
+        if type(listener) is socket:
+            return listener.accept_ready()
         try:
-            if type(listener) is socket and listener.gettimeout() == 0.0:
-                return listener.accept()
             # Its own accept might wait.
             fd, address = _accept(listener)
         except BlockingIOError:

@@ -105,19 +105,9 @@ class socket(_greenrust.socket):
         """The hub of the calling thread."""
         return get_hub()
 
-    def connect(self, address: Any) -> None:
-        """Connect to *address*; a host name is looked up by the hub's resolver. Switches.
-
-        Raises OSError; TimeoutError when the socket's time-out is over.
-        """
-        super().connect(_resolved(self, _family(self), address))
-
-    def connect_ex(self, address: Any) -> int:
-        """Connect as `connect` does, but return an error number (0: connected). Switches.
-
-        A failed look-up is raised.
-        """
-        return super().connect_ex(_resolved(self, _family(self), address))
+    def _resolved(self, address: Any) -> Any:
+        """Return *address* with the host name looked up by the hub's resolver. `connect` calls it for names. Switches."""
+        return _resolved(self, _family(self), address)
 
     def _sendfile_use_sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         # The standard library's version waits by a selector, which would block the thread.
