@@ -5,10 +5,9 @@ Everything of the standard library's `ssl` is here under its name. `SSLSocket` i
 to make sockets of this class, so that contexts, subclasses and references that exist already work.
 """
 import ssl as _stdlib
-from collections.abc import Callable
 from typing import Any
 
-from gevent._greenrust import is_readable, wait_socket
+from gevent._greenrust import tls_read, tls_run, tls_write
 from gevent.socket import create_connection
 from gevent.socket import socket as _gevent_socket
 
@@ -33,10 +32,7 @@ _StdlibSSLSocket = _stdlib.SSLSocket
 _stdlib_create_default_context = _stdlib.create_default_context
 _stdlib_create_unverified_context = _stdlib._create_unverified_context
 _stdlib_get_server_certificate = _stdlib.get_server_certificate
-# What `wait_socket` waits for.
-_READ, _WRITE = 1, 2
-_SSLWantReadError = _stdlib.SSLWantReadError
-_SSLWantWriteError = _stdlib.SSLWantWriteError
+_SSLError = _stdlib.SSLError
 
 
 class _WaitingSSLSocket(_StdlibSSLSocket):
@@ -44,24 +40,11 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
 
     __slots__ = ()
 
-    def _until_done(self, message: str, operation: Callable[..., Any], *args: Any) -> Any:
-        """Return ``operation(*args)``, waiting as TLS asks to. Switches."""
-        while True:
-            try:
-                return operation(*args)
-            except _SSLWantReadError:
-                direction = _READ
-                if self.timeout == 0.0:
-                    raise
-            except _SSLWantWriteError:
-                direction = _WRITE
-                if self.timeout == 0.0:
-                    raise
-            self._wait(message, direction)
-
-    def _wait(self, message: str, direction: int) -> None:
-        """Wait for the direction, at most for the time-out; then raises TimeoutError with the message. Switches."""
-        raise NotImplementedError
+    # `tls_run(sock, message, operation)`, `tls_read(sock, sslobj, length, buffer, is_over)` and
+    # `tls_write(sock, sslobj, data)`: repeat operations of OpenSSL, waiting as they ask to.
+    _tls_run: Any
+    _tls_read: Any
+    _tls_write: Any
 
     def do_handshake(self, block: bool = False) -> None:
         """Agree on keys with the peer. Switches. With *block*, waits also when the socket is non-blocking."""
@@ -70,7 +53,7 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
         if block and timeout == 0.0:
             self.settimeout(None)
         try:
-            self._until_done("_ssl.c: The handshake operation timed out", self._sslobj.do_handshake)
+            self._tls_run(self, "_ssl.c: The handshake operation timed out", self._sslobj.do_handshake)
         finally:
             if block and timeout == 0.0:
                 self.settimeout(timeout)
@@ -79,22 +62,20 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
     # tells at once, whatever the peer does.
     _asks_first = False
 
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Receive up to *buflen* bytes; b"" is the end. Switches. *flags* must be 0 on a TLS connection."""
+        if flags != 0 or self._sslobj is None:
+            return super().recv(buflen, flags)
+        return self.read(buflen)
+
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
         """Return up to *len* bytes, or read them into *buffer* and return their number. Switches."""
-        self._checkClosed()
         sslobj = self._sslobj
         if sslobj is None:
             raise ValueError("Read on closed or unwrapped SSL socket.")
-        # To ask for what is not there costs an exception. What OpenSSL has read and not yet given is counted by
-        # `pending`: it reads no further than the record that it needs.
-        if len and not (self._asks_first or sslobj.pending() or is_readable(self)) and self.timeout != 0.0:
-            self._wait("The read operation timed out", _READ)
         try:
-            if buffer is None:
-                found = self._until_done("The read operation timed out", sslobj.read, len)
-            else:
-                found = self._until_done("The read operation timed out", sslobj.read, len, buffer)
-        except _stdlib.SSLError as error:
+            found = self._tls_read(self, sslobj, len, buffer, self._asks_first)
+        except _SSLError as error:
             if error.args[0] not in (_stdlib.SSL_ERROR_WANT_READ, _stdlib.SSL_ERROR_WANT_WRITE):
                 self._asks_first = True
             # The peer closed without saying so: as the end, unless the program wants to know.
@@ -107,19 +88,17 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
 
     def write(self, data: Any) -> int:
         """Write *data*; returns how many bytes were taken. Switches."""
-        self._checkClosed()
         if self._sslobj is None:
             raise ValueError("Write on closed or unwrapped SSL socket.")
-        return self._until_done("The write operation timed out", self._sslobj.write, data)
+        return self._tls_write(self, self._sslobj, data)
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send *data*; returns how many bytes were taken. Switches. *flags* must be 0 on a TLS connection."""
-        self._checkClosed()
         if self._sslobj is None:
             return super().send(data, flags)
         if flags != 0:
             raise ValueError(f"non-zero flags not allowed in calls to send() on {type(self)}")
-        return self._until_done("The write operation timed out", self._sslobj.write, data)
+        return self._tls_write(self, self._sslobj, data)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all of *data*. Switches. *flags* must be 0 on a TLS connection."""
@@ -135,7 +114,7 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
         sslobj = self._sslobj
         if sslobj is None:
             raise ValueError("No SSL wrapper around " + str(self))
-        plain = self._until_done("The read operation timed out", sslobj.shutdown)
+        plain = self._tls_run(self, "The read operation timed out", sslobj.shutdown)
         self._sslobj = None
         return plain
 
@@ -143,14 +122,11 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
 class SSLSocket(_WaitingSSLSocket, _gevent_socket):
     """A TLS connection over a `gevent.socket.socket`; made by `SSLContext.wrap_socket`.
 
-    The time-out is per wait. When it is over, TimeoutError is raised and the connection is not usable any more.
+    The time-out is for a whole operation. When it is over, TimeoutError is raised and the connection is not usable any more.
     """
 
-    def _wait(self, message: str, direction: int) -> None:
-        try:
-            wait_socket(self, direction, self.timeout)
-        except TimeoutError:
-            raise TimeoutError(message) from None
+    # Native functions, which don't bind.
+    _tls_run, _tls_read, _tls_write = tls_run, tls_read, tls_write
 
 
 class SSLContext(_StdlibSSLContext):

@@ -25,6 +25,7 @@ mod resolver;
 mod run_info;
 mod socket;
 mod spawn_tree;
+mod ssl;
 mod thread_state;
 mod threadpool;
 mod timeout;
@@ -79,6 +80,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<hub::PyHub>()?;
     module.add_class::<timeout::PyTimeout>()?;
     socket::register(module)?;
+    ssl::register(module)?;
     run_info::register(module)?;
     threadpool::register(module)?;
     event::register(module)?;

@@ -17,6 +17,23 @@ def _looks_numeric(host: Any) -> bool:
     return host is None or (isinstance(host, str) and (host[:1] in _NUMERIC_START or ":" in host))
 
 
+# What the system names for each kind of socket, and the families that a dotted quad is in.
+_PROTOCOLS = {_socket.SOCK_STREAM: _socket.IPPROTO_TCP, _socket.SOCK_DGRAM: _socket.IPPROTO_UDP}
+_IPV4 = (_socket.AF_UNSPEC, _socket.AF_INET)
+_inet_pton = _socket.inet_pton
+
+
+def _is_plain_ipv4(host: Any, port: Any) -> bool:
+    if type(host) is not str or type(port) is not int or not 0 <= port <= 65535 or host[:1] not in _NUMERIC_START:
+        return False
+    try:
+        # Stricter than the system's reading, which takes 127.1 as well.
+        _inet_pton(_socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 class Resolver:
     """Looks up names in the hub's thread pool. Each method has the signature of the function in `socket`; switches."""
 
@@ -36,6 +53,9 @@ class Resolver:
     def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0,
                     flags: int = 0) -> list[Any]:
         """Return the addresses of *host* and *port*; an address in digits is converted at once."""
+        if type in _PROTOCOLS and flags == 0 and proto == 0 and family in _IPV4 and _is_plain_ipv4(host, port):
+            # The usual case of a connection to an address in digits: this is what the system would say.
+            return [(_socket.AF_INET, type, _PROTOCOLS[type], "", (host, port))]
         if _looks_numeric(host):
             # As bytes it is not taken for a name, which would be encoded by IDNA.
             digits = host.encode("ascii") if isinstance(host, str) and host.isascii() else host

@@ -15,7 +15,7 @@ use super::timeout::{get_timeout, getblocking, gettimeout, set_timeout, setblock
 use super::transfer::{
     recv, recv_into, recvfrom, recvfrom_into, recvmsg, recvmsg_into, send, sendall, sendmsg, sendto,
 };
-use super::wait::{is_readable, wait_socket};
+use super::wait::wait_socket;
 use super::{CLASS, Class, Extra, Plain, Socket};
 use crate::gil::Gil;
 
@@ -324,6 +324,5 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add("socket", ours)?;
     module.add_function(wrap_pyfunction!(wait_socket, module)?)?;
-    module.add_function(wrap_pyfunction!(is_readable, module)?)?;
     Ok(())
 }

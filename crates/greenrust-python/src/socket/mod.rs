@@ -157,8 +157,9 @@ impl Socket {
         unsafe { (*self.plain()).protocol }
     }
 
+    /// Returns the time-out in seconds: negative for no limit, 0 for a socket that never waits.
     #[inline]
-    fn timeout(self) -> f64 {
+    pub fn timeout(self) -> f64 {
         self.extra().timeout.get()
     }
 }

@@ -154,13 +154,16 @@ impl Socket {
         }
     }
 
+    /// Asks the system whether reading gives something at once: data, the end, or an error. True when it is closed.
+    pub fn is_readable(self) -> bool {
+        let mut asked = libc::pollfd { fd: self.descriptor(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one record, alive during the call, which does not wait. A negative descriptor is ignored.
+        let found = unsafe { libc::poll(&mut asked, 1, 0) };
+        found != 0 || asked.fd < 0
+    }
+
     /// Parks after a system call that said EAGAIN (or EINPROGRESS).
-    pub(super) fn wait_blocked(
-        self,
-        py: Python<'_>,
-        direction: Direction,
-        deadline: &mut Deadline<'_>,
-    ) -> PyResult<()> {
+    pub fn wait_blocked(self, py: Python<'_>, direction: Direction, deadline: &mut Deadline<'_>) -> PyResult<()> {
         let hub = py_hub::ensure(py)?;
         let descriptor = self.descriptor();
         self.register(py, hub, descriptor)?;
@@ -311,18 +314,6 @@ pub fn wait_socket(
     let mut deadline = Deadline::default();
     deadline.get(py_hub::ensure(py)?, timeout);
     socket.wait_blocked(py, direction, &mut deadline)
-}
-
-/// is_readable(sock) -> whether reading gives something at once: data, the end, or an error. Does not switch.
-///
-/// *sock*: a `gevent.socket.socket`. True when it is closed.
-#[pyfunction]
-pub fn is_readable(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let socket = Socket::from_object(sock).ok_or_else(|| PyTypeError::new_err("a gevent socket is required"))?;
-    let mut asked = libc::pollfd { fd: socket.descriptor(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
-    // SAFETY: one record, alive during the call, which does not wait. A negative descriptor is ignored.
-    let found = unsafe { libc::poll(&mut asked, 1, 0) };
-    Ok(found != 0 || asked.fd < 0)
 }
 
 /// Forgets, in the child of a fork, the hubs of the threads that the child lacks: their pollers are the parent's.
