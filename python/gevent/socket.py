@@ -106,7 +106,7 @@ class socket(_greenrust.socket):
         return get_hub()
 
     def _resolved(self, address: Any) -> Any:
-        """Return *address* with the host name looked up by the hub's resolver. `connect` calls it for names. Switches."""
+        """Return *address* with the host name looked up by the hub's resolver; `connect` calls it. Switches."""
         return _resolved(self, _family(self), address)
 
     def _sendfile_use_sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:

@@ -122,7 +122,8 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
 class SSLSocket(_WaitingSSLSocket, _gevent_socket):
     """A TLS connection over a `gevent.socket.socket`; made by `SSLContext.wrap_socket`.
 
-    The time-out is for a whole operation. When it is over, TimeoutError is raised and the connection is not usable any more.
+    The time-out is for a whole operation. When it is over, TimeoutError is raised and the connection is not usable any
+    more.
     """
 
     # Native functions, which don't bind.
