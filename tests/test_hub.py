@@ -1,4 +1,5 @@
 """The hub: one a thread, who waits for what, Waiter, joining and destroying."""
+import pickle
 import threading
 
 import gevent
@@ -275,3 +276,9 @@ def test_wait_in_switch_out_is_refused():
         del main.switch_out
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.001):
         Event().wait()
+
+
+def test_functions_can_be_pickled_by_name():
+    # Such as for executor.submit(time.sleep, 1) with processes, patched.
+    for function in (gevent.sleep, gevent.spawn, gevent.kill, gevent.wait, gevent.getcurrent):
+        assert pickle.loads(pickle.dumps(function)) in (function, gevent.Greenlet.spawn)

@@ -155,46 +155,49 @@ fn panicked(py: Python<'_>, panic: &(dyn std::any::Any + Send)) -> *mut ffi::PyO
     std::ptr::null_mut()
 }
 
-type Body = fn(Python<'_>, &Arguments<'_>) -> PyResult<()>;
+/// What a [`FastFunction`] does, without unsafe code.
+pub trait Function {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// What the caller in Python is to see.
+    fn call(py: Python<'_>, arguments: &Arguments<'_>) -> PyResult<()>;
+}
 
 /// A module function that returns None.
 pub struct FastFunction {
     definition: UnsafeCell<ffi::PyMethodDef>,
-    body: Body,
 }
 
 // SAFETY: the definition is written never, and read by CPython under the GIL.
 unsafe impl Sync for FastFunction {}
 
 impl FastFunction {
-    /// Defines a function.
-    pub const fn new(name: &'static CStr, documentation: &'static CStr, body: Body) -> Self {
+    /// Defines a function by what it does.
+    pub const fn of<F: Function>(name: &'static CStr, documentation: &'static CStr) -> Self {
         Self {
             definition: UnsafeCell::new(ffi::PyMethodDef {
                 ml_name: name.as_ptr(),
-                ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: call },
+                ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: call::<F> },
                 ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
                 ml_doc: documentation.as_ptr(),
             }),
-            body,
         }
     }
 
     /// Adds the function to a module.
     pub fn add_to(&'static self, module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
-        // SAFETY: the definition lives for ever. The function's self is a capsule of this static, whose name is the
-        // function's own, which lives as long.
-        unsafe {
-            let this = std::ptr::from_ref(self).cast_mut().cast();
-            let capsule = Bound::from_owned_ptr_or_err(py, ffi::PyCapsule_New(this, std::ptr::null(), None))?;
-            let name = module.name()?;
-            let function = Bound::from_owned_ptr_or_err(
-                py,
-                ffi::PyCFunction_NewEx(self.definition.get(), capsule.as_ptr(), name.as_ptr()),
-            )?;
-            module.add(CStr::from_ptr((*self.definition.get()).ml_name).to_str().expect("ASCII"), function)
-        }
+        let module_name = module.name()?;
+        // SAFETY: the definition lives for ever. The function's self is the module, by which it is pickled.
+        let function = unsafe {
+            let made = ffi::PyCFunction_NewEx(self.definition.get(), module.as_ptr(), module_name.as_ptr());
+            Bound::from_owned_ptr_or_err(py, made)?
+        };
+        // SAFETY: the name is a constant.
+        let name = unsafe { CStr::from_ptr((*self.definition.get()).ml_name) };
+        module.add(name.to_str().expect("ASCII"), function)
     }
 }
 
@@ -288,19 +291,16 @@ impl FastMethod {
     }
 }
 
-unsafe extern "C" fn call(
-    slf: *mut ffi::PyObject,
+unsafe extern "C" fn call<F: Function>(
+    _module: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: CPython calls with the GIL held, with the capsule that `add_to` made, and arguments as documented.
-    unsafe {
-        let py = Python::assume_attached();
-        let function = &*ffi::PyCapsule_GetPointer(slf, std::ptr::null()).cast::<FastFunction>();
-        let arguments = Arguments::new(values, count, names);
-        guard(py, || (function.body)(py, &arguments).map(|()| ffi::Py_NewRef(ffi::Py_None())))
-    }
+    // SAFETY: CPython calls with the GIL held, with arguments as documented.
+    let (py, arguments) = unsafe { (Python::assume_attached(), Arguments::new(values, count, names)) };
+    // SAFETY: a new reference to what lives for ever.
+    guard(py, || F::call(py, &arguments).map(|()| unsafe { ffi::Py_NewRef(ffi::Py_None()) }))
 }
 
 unsafe extern "C" fn call_method<M: Method>(

@@ -14,7 +14,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::arguments::Real;
 use crate::exceptions::{self, GreenletExit};
-use crate::fastcall::{Arguments, FastFunction};
+use crate::fastcall::{Arguments, FastFunction, Function};
 use crate::gil::Gil;
 use crate::host::{self, Payload, Thread};
 use crate::loop_;
@@ -286,12 +286,21 @@ impl PyHub {
 ///
 /// *seconds*: a float; a negative one returns after a turn, like 0. *ref*: whether the sleep keeps the loop alive.
 /// Defined by hand, without PyO3's frames: it stands at the bottom of most suspended greenlets' stacks.
-pub static SLEEP: FastFunction = FastFunction::new(
+pub static SLEEP: FastFunction = FastFunction::of::<Sleep>(
     c"sleep",
     c"sleep(seconds=0, ref=True)\n--\n\nPark the running greenlet for *seconds* (a float); 0 gives every other ready \
       greenlet a turn.\nWith *ref* false, the sleep does not keep the loop alive. Switches.",
-    sleep,
 );
+
+/// The body of [`SLEEP`].
+pub struct Sleep;
+
+impl Function for Sleep {
+    #[inline]
+    fn call(py: Python<'_>, arguments: &Arguments<'_>) -> PyResult<()> {
+        sleep(py, arguments)
+    }
+}
 
 fn sleep(py: Python<'_>, call: &Arguments<'_>) -> PyResult<()> {
     let (mut seconds, mut keep_alive) = (0.0, true);
