@@ -23,13 +23,16 @@ class Authority:
         self.certificate = folder / "authority.pem"
         self.key = folder / "authority.key"
         run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", "2", "-subj", "/CN=authority", "-keyout", self.key, "-out", self.certificate)
+            "-days", "2", "-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+            "-keyout", self.key, "-out", self.certificate)
 
     def sign(self, name):
         """Return the files of a certificate for the host *name*, and of its key."""
         key, request, certificate = (self.folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
         extension = self.folder / f"{name}.ext"
-        extension.write_text(f"subjectAltName=DNS:{name}\n")
+        # RFC 5280, 4.2.1.1: what CPython demands from 3.13 on.
+        identifiers = "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        extension.write_text(f"subjectAltName=DNS:{name}\n{identifiers}")
         run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
             "-subj", f"/CN={name}", "-keyout", key, "-out", request)
         run("openssl", "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
