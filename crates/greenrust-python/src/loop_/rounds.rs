@@ -205,9 +205,10 @@ pub fn wake_runners() -> bool {
 
 /// Brings the book up to date in the child of a fork, whose hub has been given new descriptors.
 pub fn after_fork(py: Python<'_>, hub: &Hub) {
+    // Also in a thread that has no book: another one's hub may have been waiting.
+    signal_wakeup::after_fork(py, hub);
     with(|rounds| {
         signal::after_fork(hub);
-        signal_wakeup::after_fork(py, hub);
         child::after_fork(py);
         for watcher in rounds.members(py, List::Fork) {
             PyWatcher::feed_soon(&watcher, 0);
