@@ -131,7 +131,7 @@ def test_wakeup_descriptor_in_the_child_of_a_thread_that_forks():
         import os, signal, threading, time, gevent
         from gevent.event import Event
         def fork():
-            time.sleep(0.03)    # the hub of the main thread waits
+            time.sleep(0.1)    # the hub of the main thread has waited for a while
             child = os.fork()
             if child:
                 children.append(os.waitpid(child, 0)[1])
@@ -146,9 +146,11 @@ def test_wakeup_descriptor_in_the_child_of_a_thread_that_forks():
         arrived = Event()
         signal.signal(signal.SIGALRM, lambda *_: arrived.set())
         children = []
+        pool = gevent.get_hub().threadpool
+        pool.apply(int)
         thread = threading.Thread(target=fork)
         thread.start()
-        gevent.get_hub().threadpool.apply(thread.join)
+        pool.apply(thread.join)
         assert children == [0]
     """
     run_script(script)
