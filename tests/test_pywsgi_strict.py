@@ -45,8 +45,21 @@ REFUSED = [
     ("RFC 9112 7 chunked twice, in two fields", 400,
      post(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked")),
     ("RFC 9112 6.1 empty Transfer-Encoding", 400, post(b"Transfer-Encoding:")),
+    ("RFC 9112 6.1 empty element before chunked", 400, post(b"Transfer-Encoding: ,chunked")),
+    ("RFC 9112 6.1 empty element behind chunked", 400, post(b"Transfer-Encoding: chunked,")),
+    ("RFC 9112 6.1 chunked in quotes", 400, post(b'Transfer-Encoding: "chunked"')),
+    ("RFC 9112 6.1 unknown coding in a field before", 501,
+     post(b"Transfer-Encoding: x\r\nTransfer-Encoding: chunked")),
+    ("RFC 9112 6.1 identity, which is no coding any more", 501, post(b"Transfer-Encoding: identity")),
+    ("RFC 9112 7.1 chunked with a parameter", 400, post(b"Transfer-Encoding: chunked;q=1")),
+    ("RFC 9110 5.5 vertical tab before chunked", 400, post(b"Transfer-Encoding: \x0bchunked")),
+    ("RFC 9110 5.5 NUL behind chunked", 400, post(b"Transfer-Encoding: chunked\0")),
+    ("RFC 9112 6.1 no-break space behind chunked", 400, post(b"Transfer-Encoding: chunked\xa0")),
     ("RFC 9112 6.3 differing lengths", 400, post(b"Content-Length: 4\r\nContent-Length: 5")),
     ("RFC 9112 6.3 differing lengths in a list", 400, post(b"Content-Length: 4, 5")),
+    ("RFC 9110 8.6 equal lengths, which joined would differ", 400,
+     post(b"Content-Length: 4\r\nContent-Length: 4")),
+    ("RFC 9110 8.6 equal lengths in a list", 400, post(b"Content-Length: 4,4")),
     ("RFC 9110 8.6 sign", 400, post(b"Content-Length: +4")),
     ("RFC 9110 8.6 negative", 400, post(b"Content-Length: -4")),
     ("RFC 9110 8.6 hexadecimal", 400, post(b"Content-Length: 0x4")),
@@ -81,6 +94,7 @@ REFUSED = [
     ("RFC 9112 3 space at the end", 400, line(b"GET / HTTP/1.1 ")),
     ("RFC 9112 3 too long", 414, line(b"GET /" + b"x" * 9000 + b" HTTP/1.1")),
     ("RFC 9110 9.1 method is no token", 400, line(b"G(T / HTTP/1.1")),
+    ("RFC 9112 3.2 byte beyond ASCII in the target", 400, line(b"GET /\xe9 HTTP/1.1")),
     ("RFC 9112 3.2 NUL in the target", 400, line(b"GET /\0 HTTP/1.1")),
     ("RFC 9112 3.2 fragment", 400, line(b"GET /a#b HTTP/1.1")),
     ("RFC 9112 3.2.3 authority form without CONNECT", 400, line(b"GET t:80 HTTP/1.1")),
@@ -88,6 +102,7 @@ REFUSED = [
     ("RFC 9110 4.2.4 user information", 400, line(b"GET http://a@t/ HTTP/1.1")),
     ("RFC 9112 2.3 version in lower case", 400, line(b"GET / http/1.1")),
     ("RFC 9112 2.3 version of two digits", 400, line(b"GET / HTTP/1.10")),
+    ("RFC 9110 15.6.6 HTTP/1.2", 505, line(b"GET / HTTP/1.2")),
     ("RFC 9110 15.6.6 HTTP/2.0", 505, line(b"GET / HTTP/2.0")),
     ("RFC 9113 3.4 preface of HTTP/2", 505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     # Host.
@@ -112,6 +127,10 @@ REFUSED = [
     ("RFC 9112 2.2 bare LF behind the data", 400, chunks(b"4\r\nbody\n0\r\n\r\n")),
     ("RFC 9112 7.1.1 extension without a name", 400, chunks(b"4;=a\r\nbody\r\n0\r\n\r\n")),
     ("RFC 9112 7.1.1 control byte in an extension", 400, chunks(b"4;a=\x01\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 2.2 bare LF in an extension", 400, chunks(b"4;a\nb\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 2.2 bare CR in an extension", 400, chunks(b"4;a\rb\r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 7.1.1 white space alone behind the size", 400, chunks(b"4 \r\nbody\r\n0\r\n\r\n")),
+    ("RFC 9112 2.2 bare LF behind the trailers", 400, chunks(b"4\r\nbody\r\n0\r\nA: b\r\n\n")),
     ("RFC 9112 7.1.1 endless extension", 400, chunks(b"4;" + b"a" * 20000)),
     ("RFC 9112 7.1.2 malformed trailer", 400, chunks(b"4\r\nbody\r\n0\r\nnonsense\r\n\r\n")),
     ("RFC 9112 5.2 folded trailer", 400, chunks(b"4\r\nbody\r\n0\r\nA: b\r\n c\r\n\r\n")),
@@ -127,9 +146,15 @@ ACCEPTED = [
     ("RFC 9110 8.6 zero", post(b"Content-Length: 0", b"")),
     ("RFC 9110 8.6 leading zeros", post(b"Content-Length: 0004", b"body")),
     ("RFC 9112 6.1 coding in capitals", post(b"Transfer-Encoding: Chunked", b"0\r\n\r\n")),
+    ("RFC 9112 6.1 coding behind a tab", post(b"Transfer-Encoding:\tchunked\t", b"0\r\n\r\n")),
     ("RFC 9112 7.1 size in capitals, with zeros", chunks(b"00A\r\n0123456789\r\n0\r\n\r\n")),
     ("RFC 9112 7.1.1 extensions", chunks(b'4;a;b=c;d="e\\"f"\r\nbody\r\n0;x\r\n\r\n')),
     ("RFC 9112 7.1.2 trailers", chunks(b"4\r\nbody\r\n0\r\nA: b\r\n\r\n")),
+    ("RFC 9110 6.5.1 trailers that would frame", chunks(b"4\r\nbody\r\n0\r\nContent-Length: 50\r\n\r\n")),
+    ("RFC 9110 7.8 body of a request that asks for an upgrade",
+     post(b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4")),
+    ("RFC 9110 7.8 chunked body of a request that asks for an upgrade",
+     chunks(b"4\r\nbody\r\n0\r\n\r\n").replace(b"Host: t", b"Host: t\r\nConnection: Upgrade\r\nUpgrade: websocket")),
 ]
 
 
@@ -166,6 +191,54 @@ def test_accepted_and_the_next_request_is_found(serve, rule, data):
         assert client.answer()[0] == 200
         assert client.answer()[0] == 200
     assert seen[::2] == ["/", "/smuggled"]
+
+
+@pytest.mark.parametrize(("rule", "target", "host"), [
+    ("RFC 9112 3.2.2", "http://target:81/path", "target:81"),
+    ("RFC 9112 3.2.2", "http://target?query", "target"),
+    ("RFC 9112 3.2.1", "//target/path", "field"),
+    ("RFC 9110 7.1", "CONNECT", "target:443"),
+])
+def test_host_of_the_target_is_the_one_that_counts(serve, rule, target, host):
+    hosts = []
+
+    def application(environ, start_response):
+        hosts.append(environ["HTTP_HOST"])
+        start_response("404 Not Found", [("Content-Length", "0")])
+        return []
+
+    request = f"GET {target} HTTP/1.1" if target != "CONNECT" else "CONNECT target:443 HTTP/1.1"
+    plain = b"GET / HTTP/1.1\r\nHost: field\r\n\r\n"
+    with Client(serve(application)) as client:
+        # Environments of the same fields are remembered: the target is none of them.
+        client.send(2 * plain + 3 * plain.replace(b"GET / HTTP/1.1", request.encode()) + plain)
+        for _ in range(6):
+            assert client.answer()[0] == 404
+    assert hosts == ["field"] * 2 + [host] * 3 + ["field"]
+
+
+@pytest.mark.parametrize(("rule", "method", "status"), [
+    ("RFC 9110 9.3.6", "CONNECT", "200 OK"),
+    ("RFC 9110 15.2", "GET", "103 Early Hints"),
+])
+def test_nothing_follows_an_answer_that_another_or_a_tunnel_would_follow(serve, rule, method, status):
+    seen = []
+
+    def application(environ, start_response):
+        seen.append(environ["REQUEST_METHOD"])
+        start_response(status, [])
+        return [b"body"]
+
+    target = "t:443" if method == "CONNECT" else "/"
+    with Client(serve(application)) as client:
+        client.send(f"{method} {target} HTTP/1.1\r\nHost: t:443\r\n\r\n".encode() + NEXT)
+        answered, headers, _ = client.answer(head_only=True)
+        assert answered == int(status[:3])
+        assert headers["connection"] == "close"
+        # RFC 9110 8.6, RFC 9112 6.1
+        assert not {"content-length", "transfer-encoding"} & set(headers)
+        assert client.at_end()
+    assert seen == [method]
 
 
 def test_no_bytes_stop_the_server(serve):

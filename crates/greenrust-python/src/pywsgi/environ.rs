@@ -217,13 +217,32 @@ pub fn add_field(environ: &Bound<'_, PyDict>, key: Bound<'_, PyString>, value: B
     environ.set_item(key, there.add(separator)?.add(value)?)
 }
 
-/// Whether `wsgi.input` is to be the connection itself: the request asks to leave HTTP.
+/// Sets HTTP_HOST to the host that the target names, if it does: `Host` is then to be ignored (RFC 9112 section 3.2.2),
+/// or two servers in a row would disagree on whom the request is for.
+pub fn set_host_of_target(environ: &Bound<'_, PyDict>, head: RequestHead<'_>) -> PyResult<()> {
+    let py = environ.py();
+    match head.target_authority() {
+        Some(authority) => environ.set_item(intern!(py, "HTTP_HOST"), text::latin1(py, authority)),
+        None => Ok(()),
+    }
+}
+
+/// Whether `wsgi.input` is to be the connection itself: the request asks to leave HTTP. One with a body has to be read
+/// to its end first (RFC 9110 section 7.8), so its input is the body, as of other requests.
 pub fn asks_for_upgrade(head: RequestHead<'_>) -> bool {
+    if !has_no_body(head) {
+        return false;
+    }
     head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"upgrade"))
         || head.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Whether the request's environment may be remembered: it has no body, whose object differs each time.
+/// Whether the request's environment may be remembered: it has no body, whose object differs each time, and its target
+/// tells nothing but path and query.
 pub fn is_repeatable(head: RequestHead<'_>) -> bool {
-    matches!(head.body_kind(), BodyKind::None | BodyKind::Length(0)) && !asks_for_upgrade(head)
+    has_no_body(head) && !asks_for_upgrade(head) && head.target_authority().is_none()
+}
+
+fn has_no_body(head: RequestHead<'_>) -> bool {
+    matches!(head.body_kind(), BodyKind::None | BodyKind::Length(0))
 }

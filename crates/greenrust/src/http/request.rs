@@ -814,16 +814,19 @@ impl<'a> RequestHead<'a> {
     /// ignored (RFC 9112 section 3.2.2), else of `Host`. `None` if HTTP/1.0 has neither.
     #[must_use]
     pub fn authority(self) -> Option<&'a [u8]> {
+        self.target_authority().or_else(|| self.parsed.host.map(|span| self.slice(span)))
+    }
+
+    /// Returns host and port of the target, which the absolute-form and CONNECT's authority-form name.
+    #[must_use]
+    #[inline]
+    pub fn target_authority(self) -> Option<&'a [u8]> {
         let target = self.target();
-        if self.method() == b"CONNECT" {
-            return Some(target);
+        match target {
+            [b'/', ..] | b"*" => None,
+            _ if self.method() == b"CONNECT" => Some(target),
+            _ => split_absolute_form(target).map(|(authority, _)| authority),
         }
-        if !matches!(target, [b'/', ..] | b"*")
-            && let Some((authority, _)) = split_absolute_form(target)
-        {
-            return Some(authority);
-        }
-        self.parsed.host.map(|span| self.slice(span))
     }
 
     /// Returns the version.

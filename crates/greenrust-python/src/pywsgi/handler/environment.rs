@@ -39,7 +39,9 @@ pub(super) fn get_environ<'py>(slf: This<'_, 'py>) -> PyResult<Bound<'py, PyAny>
         base.as_ref().filter(|_| is_as_sent).zip(service.as_ref().and_then(|service| service.get().templates()));
     if let Some((base, templates)) = shared {
         let remote = remote(slf)?;
-        let known = connection.get().with_head(|_, fields| templates.find(base, fields, remote.is_some()));
+        let known = connection.get().with_head(|head, fields| {
+            if head.target_authority().is_some() { None } else { templates.find(base, fields, remote.is_some()) }
+        });
         if let Some(known) = known.flatten() {
             let environ = known.copy()?;
             connection.get().with_head(|head, _| {
@@ -117,6 +119,9 @@ fn fill_environ(slf: This<'_, '_>, environ: &Bound<'_, PyDict>) -> PyResult<()> 
         None => {
             connection.get().with_head(|head, _| environ::set_fields(environ, head)).unwrap_or(Ok(()))?;
         }
+    }
+    if !inner.path.is_set() {
+        connection.get().with_head(|head, _| environ::set_host_of_target(environ, head)).unwrap_or(Ok(()))?;
     }
     set_forwarded(slf, environ)?;
     let upgrades = if this.has(Step::ConnectionUpgradeRequested) {

@@ -285,9 +285,22 @@ impl Handler {
         if code == 101 {
             return false;
         }
+        self.with_method(py, |method| forbids_body(method, code))
+    }
+
+    /// Whether what follows the response on the connection is no other response: after 1xx and after 2xx to CONNECT.
+    fn ends_http(&self, py: Python<'_>) -> bool {
+        match self.inner.code.get() {
+            100..=199 => true,
+            200..=299 => self.with_method(py, |method| method == b"CONNECT"),
+            _ => false,
+        }
+    }
+
+    fn with_method(&self, py: Python<'_>, judge: impl FnOnce(&[u8]) -> bool) -> bool {
         match self.inner.command.get(py) {
-            Some(command) => forbids_body(command.extract::<String>().unwrap_or_default().as_bytes(), code),
-            None => self.of_head(py, |head, _| forbids_body(head.method(), code)).unwrap_or(false),
+            Some(command) => judge(command.extract::<String>().unwrap_or_default().as_bytes()),
+            None => self.of_head(py, |head, _| judge(head.method())).unwrap_or(false),
         }
     }
 

@@ -109,6 +109,13 @@ pub(super) fn finalize_headers(slf: This<'_, '_>) -> PyResult<()> {
     if this.connection(py).is_some_and(|connection| connection.get().is_draining()) {
         inner.close_connection.set(true);
     }
+    let is_bodiless = this.is_bodiless(py);
+    // The client waits for another response, or takes what follows for the tunnel's: nothing may (RFC 9110 sections
+    // 15.2 and 9.3.6).
+    let ends_http = is_bodiless && this.ends_http(py);
+    if ends_http {
+        inner.close_connection.set(true);
+    }
     let version = this.version(py);
     if let Some(length) = inner.provided_content_length.get(py) {
         // A handler may have put something else here, to keep us from saying anything.
@@ -117,17 +124,17 @@ pub(super) fn finalize_headers(slf: This<'_, '_>) -> PyResult<()> {
                 length.to_string_lossy().trim().parse::<u64>().map_err(|_| {
                     Handler::application_error(slf, "The Content-Length of the response is not a number")
                 })?;
-            inner.outstanding.set(if this.is_bodiless(py) { None } else { Some(length) });
+            inner.outstanding.set(if is_bodiless { None } else { Some(length) });
         }
-    } else if !matches!(code, 100..=199 | 204 | 304) {
+    } else if !(ends_http || matches!(code, 204 | 304)) {
         match result_length(inner.result.get(py))? {
             // What the answer to GET has is not known (RFC 9110 section 8.6).
-            Some(0) if this.is_bodiless(py) => {}
+            Some(0) if is_bodiless => {}
             Some(length) => {
                 append_header(slf, b"Content-Length", length.to_string().as_bytes())?;
-                inner.outstanding.set(if this.is_bodiless(py) { None } else { Some(length) });
+                inner.outstanding.set(if is_bodiless { None } else { Some(length) });
             }
-            None if this.is_bodiless(py) => {}
+            None if is_bodiless => {}
             None if version == Version::Http11 => {
                 inner.response_use_chunked.set(true);
                 append_header(slf, b"Transfer-Encoding", b"chunked")?;
