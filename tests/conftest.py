@@ -137,14 +137,26 @@ def serve():
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
+def make_certificate(tmp_path_factory):
+    """Return a function that makes a certificate of localhost and 127.0.0.1, and its key.
+
+    It returns their paths, as servers' arguments.
+    """
+    def make():
+        folder = tmp_path_factory.mktemp("certificate")
+        key, certificate = folder / "key.pem", folder / "certificate.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+             "-keyout", key, "-out", certificate],
+            check=True, capture_output=True,
+        )
+        return {"keyfile": str(key), "certfile": str(certificate)}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def certificate(make_certificate):
     """Return the paths of a certificate of localhost and 127.0.0.1, and of its key, as servers' arguments."""
-    folder = tmp_path_factory.mktemp("certificate")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
-         "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )
-    return {"keyfile": str(key), "certfile": str(certificate)}
+    return make_certificate()

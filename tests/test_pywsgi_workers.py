@@ -1,7 +1,9 @@
 """`python -m gevent.pywsgi`: processes that share a port, are replaced, loaded anew and drained."""
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -207,6 +209,17 @@ def test_application_that_does_not_start_ends_the_command(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["app"], "module:callable"),
+    (["a:"], "module:callable"),
+    ([":b"], "module:callable"),
+    (["a:b", "-b", "unix:"], "has no path"),
+    (["a:b", "-w", "many"], "many"),
+    (["a:b", "--backlog", "0"], "1 or more"),
+    (["a:b", "--stop-timeout", "-1"], "0 or more"),
+    (["a:b", "--stop-timeout", "nan"], "finite"),
+    (["a:b", "--max-connections", "0"], "max_connections"),
+    (["a:b", "--trusted-proxies", "localhost"], "localhost"),
+    (["a:b", "--certfile", "nowhere.pem"], "nowhere.pem"),
+    (["a:b", "--keyfile", "nowhere.pem"], "--certfile"),
     (["a:b", "-w", "0"], "workers must be"),
     (["a:b", "-b", "nonsense"], "nonsense"),
     (["a:b", "--log", "%z"], "%z"),
@@ -219,10 +232,48 @@ def test_wrong_arguments_are_refused(tmp_path, arguments, message):
     assert message in completed.stderr
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "unix:no/such/folder"])
+def test_address_where_nobody_can_listen_is_told_in_a_line(tmp_path, address):
+    completed = subprocess.run([sys.executable, "-m", "gevent.pywsgi", "a:b", "-b", address],
+                               cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert completed.returncode == 1
+    assert address in completed.stderr and completed.stderr.count("\n") == 1
+
+
+def test_hangup_brings_a_renewed_certificate(tmp_path, make_certificate):
+    first, second = make_certificate(), make_certificate()
+    used = {name: str(tmp_path / name) for name in first}
+
+    def install(paths):
+        for name, path in paths.items():
+            # As renewing programs do it: the old file is never half of the new one.
+            shutil.copyfile(path, tmp_path / "new")
+            os.replace(tmp_path / "new", used[name])
+
+    def shown():
+        """Return the certificate that the server shows, by its text."""
+        context = ssl.create_default_context(cafile=used["certfile"])
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with command.connect() as sock, context.wrap_socket(sock) as tls:
+            tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert tls.recv(1000).startswith(b"HTTP/1.1 200 ")
+            return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
+
+    install(first)
+    with Command(tmp_path, "--certfile", used["certfile"], "--keyfile", used["keyfile"]) as command:
+        until(lambda: "workers ready" in command.output.read_text(), "ready worker")
+        assert shown() == Path(first["certfile"]).read_text()
+        install(second)
+        assert shown() == Path(first["certfile"]).read_text()
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: shown() == Path(second["certfile"]).read_text(), "new certificate")
+
+
 def test_unix_socket_of_the_command(tmp_path):
     path = tmp_path / "socket"
     for _ in range(2):   # the second finds what the first has left
-        with Command(tmp_path, "-b", f"unix:{path}") as command:
+        with Command(tmp_path, "-b", f"unix:{path}", "--backlog", "5") as command:
             def answer():
                 assert command.process.poll() is None, command.output.read_text()
                 with socket.socket(socket.AF_UNIX) as sock:
