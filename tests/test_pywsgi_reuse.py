@@ -1,11 +1,14 @@
 """What a connection leaves behind is no other connection's, though a server may use it again where nobody can tell."""
+import contextlib
+import contextvars
 import gc
 import io
 import weakref
 
 import gevent
 import pytest
-from gevent import local, pywsgi
+from gevent import local, pywsgi, socket
+from gevent.event import Event
 from http_client import Client, hello
 
 COUNT = 5
@@ -216,3 +219,209 @@ def test_server_method_that_is_replaced_between_connections_is_called(serve):
     del server.do_handle
     get_and_close(server)
     assert called == [2]
+
+
+# -- connections that one greenlet serves in turn ---------------------------------------------------------------------
+
+
+def ask_all(clients, path="/"):
+    """Have all clients make a request before the server runs; return the bodies of the answers."""
+    for client in clients:
+        client.send(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return [client.answer()[2] for client in clients]
+
+
+@pytest.fixture
+def connect(serve):
+    """Return a function that returns a server and COUNT clients whose connections were served before."""
+    with contextlib.ExitStack() as stack:
+
+        def start(application, **options):
+            server = serve(application, **options)
+            clients = [stack.enter_context(Client(server)) for _ in range(COUNT)]
+            assert ask_all(clients, "/first") == [b"hello"] * COUNT
+            return server, clients
+
+        yield start
+
+
+@pytest.mark.ours_only("the real server has a greenlet for each connection")
+def test_connections_that_are_ready_at_once_are_served_by_one_greenlet(connect):
+    serving = []
+
+    def application(environ, start_response):
+        serving.append(id(gevent.getcurrent()))
+        return hello(environ, start_response)
+
+    server, clients = connect(application)
+    assert server._service.dozing == COUNT
+    serving.clear()
+    for _ in range(3):
+        assert ask_all(clients) == [b"hello"] * COUNT
+        assert len(set(serving)) == 1
+        serving.clear()
+        assert server._service.dozing == len(server._service) == COUNT
+
+
+def test_request_that_waits_holds_up_no_other(connect):
+    go = Event()
+    waiting = []
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/slow" and len(waiting) < 2:
+            waiting.append(environ["REMOTE_PORT"])
+            go.wait()
+        return hello(environ, start_response)
+
+    _, clients = connect(application)
+    for client in clients:
+        client.send(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
+    slow = [client for client in clients if str(client.sock.getsockname()[1]) in waiting]
+    while len(waiting) < 2:
+        gevent.sleep(0)
+        slow = [client for client in clients if str(client.sock.getsockname()[1]) in waiting]
+    others = [client for client in clients if client not in slow]
+    assert [client.answer()[2] for client in others] == [b"hello"] * (COUNT - 2)
+    # Also while they wait.
+    assert ask_all(others) == [b"hello"] * (COUNT - 2)
+    go.set()
+    assert [client.answer()[2] for client in slow] == [b"hello"] * 2
+    assert ask_all(clients) == [b"hello"] * COUNT
+
+
+variable = contextvars.ContextVar("variable", default=None)
+data = local.local()
+
+
+class InContext:
+    def get(self):
+        return variable.get()
+
+    def set(self, value):
+        variable.set(value)
+
+
+class InLocal:
+    def get(self):
+        return getattr(data, "note", None)
+
+    def set(self, value):
+        data.note = value
+
+
+class InGreenlet:
+    def get(self):
+        return getattr(gevent.getcurrent(), "note", None)
+
+    def set(self, value):
+        gevent.getcurrent().note = value
+
+
+@pytest.mark.parametrize("place", [InContext(), InLocal(), InGreenlet()], ids=lambda place: type(place).__name__)
+@pytest.mark.parametrize("path", ["/first", "/second"])
+def test_what_a_greenlet_is_given_stays_with_its_connection(connect, place, path):
+    found = {}
+
+    def application(environ, start_response):
+        port = environ["REMOTE_PORT"]
+        found.setdefault(port, []).append(place.get())
+        if environ["PATH_INFO"] == path:
+            place.set(port)
+        return hello(environ, start_response)
+
+    _, clients = connect(application)
+    ask_all(clients, "/second")
+    ask_all(clients, "/third")
+    ports = [str(client.sock.getsockname()[1]) for client in clients]
+    assert found == {port: [None, port if path == "/first" else None, port] for port in ports}
+
+
+def test_greenlet_that_somebody_knows_is_the_connections_own(connect):
+    known, ended = {}, []
+
+    def application(environ, start_response):
+        greenlet = gevent.getcurrent()
+        known.setdefault(environ["REMOTE_PORT"], set()).add(greenlet)
+        return hello(environ, start_response)
+
+    def note_end(greenlet):
+        ended.append(greenlet)
+
+    _, clients = connect(application)
+    ask_all(clients)
+    assert [len(greenlets) for greenlets in known.values()] == [1] * COUNT
+    own = [greenlet for greenlets in known.values() for greenlet in greenlets]
+    assert len(set(own)) == COUNT
+    for greenlet in own:
+        assert not greenlet.dead
+        greenlet.rawlink(note_end)
+    for client in clients:
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.at_end()
+    gevent.joinall(own, timeout=10)
+    gevent.sleep(0)
+    assert set(ended) == set(own)
+
+
+def test_timeout_that_is_left_behind_hits_its_own_connection(connect):
+    """Those of others are served in full, whatever one leaves behind."""
+    timeouts = []
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/leave":
+            timeouts.append(gevent.Timeout.start_new(0.02))
+        elif environ["PATH_INFO"] == "/wait":
+            while not timeouts or timeouts[0].pending:
+                gevent.sleep(0.005)
+        return hello(environ, start_response)
+
+    _, clients = connect(application)
+    clients[0].send(b"GET /leave HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert ask_all(clients[1:], "/wait") == [b"hello"] * (COUNT - 1)
+    assert clients[0].answer()[2] == b"hello"
+    for timeout in timeouts:
+        timeout.close()
+
+
+@pytest.mark.parametrize("error", [gevent.GreenletExit, ValueError])
+def test_application_that_raises_hinders_no_other(connect, error):
+    failed = []
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/fail" and not failed:
+            failed.append(environ["REMOTE_PORT"])
+            raise error("on purpose")
+        return hello(environ, start_response)
+
+    _, clients = connect(application)
+    for client in clients:
+        client.send(b"GET /fail HTTP/1.1\r\nHost: test\r\n\r\n")
+    while not failed:
+        gevent.sleep(0)
+    others = [client for client in clients if str(client.sock.getsockname()[1]) not in failed]
+    assert [client.answer()[2] for client in others] == [b"hello"] * (COUNT - 1)
+    assert ask_all(others) == [b"hello"] * (COUNT - 1)
+
+
+def test_new_connections_that_send_nothing_hold_up_no_other(serve):
+    server = serve(hello)
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(Client(server)) for _ in range(COUNT)]
+        with Client(server) as client:
+            assert client.get()[0] == 200
+            assert client.get()[0] == 200
+        for client in silent:
+            assert client.get()[0] == 200
+
+
+@pytest.mark.ours_only("the real server's stop() does not wait for requests")
+def test_stop_answers_the_requests_of_resting_connections(connect):
+    server, clients = connect(hello)
+    for client in clients:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    server.stop(timeout=10)
+    for client in clients:
+        status, headers, body = client.answer()
+        assert (status, body) == (200, b"hello")
+        assert headers.get("connection") == "close"
+        assert client.at_end()

@@ -114,6 +114,14 @@ impl Owned {
         }
     }
 
+    /// Whether no `local` object has had a dictionary for the greenlet.
+    pub fn is_empty(&self) -> bool {
+        let list = self.0.take();
+        let is_empty = list.is_none();
+        self.0.set(list);
+        is_empty
+    }
+
     fn all(&self) -> Vec<Rc<Dictionaries>> {
         let list = self.0.take();
         let all = list.iter().flat_map(|list| list.iter()).filter_map(Weak::upgrade).collect();

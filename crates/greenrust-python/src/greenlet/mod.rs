@@ -273,6 +273,16 @@ impl PyGeventGreenlet {
             .add_subclass(PyGeventGreenlet { fields: Gil::new(fields) }))
     }
 
+    /// Whether nobody has given the greenlet a name or a number, linked anything to it, or has set its part of a `local`.
+    pub fn is_unmarked(slf: &Bound<'_, Self>) -> bool {
+        let fields = &slf.get().fields;
+        fields.name.borrow().is_none()
+            && fields.ident.get().is_none()
+            && fields.links.borrow().is_empty()
+            && !fields.is_supervised.get()
+            && slf.as_super().get().locals().is_empty()
+    }
+
     /// Makes and schedules a plain Greenlet.
     pub fn spawn_plain<'py>(
         py: Python<'py>,

@@ -7,23 +7,21 @@
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use super::connection;
-use super::handler::Handler;
+use super::handler::{Dozing, Handler};
 use super::service::Service;
 use super::stock;
-use crate::greenlet::PyGeventGreenlet;
 use crate::socket::{Accepted, Socket};
 
-/// How many connections are accepted before their greenlets run: what each needs is then still in the processor's cache.
+/// How many connections are accepted before they are served: what each needs is then still in the processor's cache.
 /// The listener stays readable if there are more.
 const ACCEPTED_IN_A_TURN: usize = 16;
 
 /// accept_connections(server) -> bool
 ///
-/// Accept some of the connections that wait for *server*, `max_accept` at most, and spawn a greenlet for each. False if
+/// Accept some of the connections that wait for *server*, `max_accept` at most, and have them served. False if
 /// there may be more which the server itself has to accept: its methods are not ours, it is full, or there was an error.
 /// Runs in the hub.
 #[pyfunction]
@@ -55,14 +53,15 @@ pub fn accept_connections(server: &Bound<'_, PyAny>) -> PyResult<bool> {
         };
         if is_stock {
             let handler = handler_for(accepted, own, server, &service, &handler_class)?;
-            spawn(py, true, &PyTuple::new(py, [handler])?)?;
+            Service::push_ready(&service, Dozing::Handler(handler.unbind()));
         } else {
             let seat = Bound::new(py, Service::seat(&service, accepted.descriptor()))?;
             let address = accepted.address(py)?;
             let socket = accepted.into_object(py, own)?;
             let handle = server.getattr(intern!(py, "_handle"))?;
             let close = server.getattr(intern!(py, "do_close"))?;
-            spawn(py, false, &PyTuple::new(py, [handle, close, socket, address, seat.into_any()])?)?;
+            let arguments = PyTuple::new(py, [handle, close, socket, address, seat.into_any()])?;
+            Service::push_ready(&service, Dozing::Connection(arguments.unbind()));
         }
     }
     Ok(true)
@@ -90,28 +89,16 @@ fn handler_for<'py>(
     Ok(handler)
 }
 
-/// Closes the connection of a handler that `serve_accepted` was called with, and keeps what it leaves behind for another
+/// Closes the connection of a handler that a worker serves, and keeps what it leaves behind for another
 /// one. Does nothing, and returns false, if somebody else has any of it.
 pub fn keep(handler: &Bound<'_, Handler>, service: &Service) -> bool {
-    // Those of the caller and of the greenlet's arguments.
-    const REFERENCES: isize = 2;
+    // That of the caller.
+    const REFERENCES: isize = 1;
     if !service.wants_spare() || !Handler::close_to_reuse(handler, REFERENCES) {
         return false;
     }
     service.keep_spare(handler.clone().unbind());
     true
-}
-
-/// Spawns a greenlet that calls `serve_accepted`, or `serve_connection`, with the arguments.
-pub fn spawn(py: Python<'_>, is_accepted: bool, arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
-    static SERVE: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
-    let serve = SERVE.get_or_try_init(py, || {
-        let module = py.import("gevent._greenrust")?;
-        let function = |name: &str| module.getattr(name).map(Bound::unbind);
-        PyResult::Ok([function("serve_connection")?, function("serve_accepted")?])
-    })?;
-    let function = serve[usize::from(is_accepted)].bind(py).clone();
-    PyGeventGreenlet::spawn_plain(py, function, arguments.clone(), None).map(|_| ())
 }
 
 // -- who else has an object -------------------------------------------------------------------------------------------

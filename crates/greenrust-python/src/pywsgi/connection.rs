@@ -26,6 +26,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::service::{Bounds, DOZE_AFTER, LAST_REQUEST_PATIENCE, Service};
+use super::worker::Worker;
 use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
@@ -71,8 +72,17 @@ pub enum Arrival {
     Refused(RequestError),
     /// A head has begun, and its rest did not come in time.
     Late,
-    /// The connection is idle, and may be so for this much longer.
-    Idle(Option<Duration>),
+    /// The connection is idle.
+    Idle(Idle),
+}
+
+/// How a connection is idle.
+#[derive(Clone, Copy)]
+pub enum Idle {
+    /// From now on, and it may be so for this long.
+    Now(Option<Duration>),
+    /// Since [`DOZE_AFTER`], and it may be so for this much longer.
+    Longer(Option<Duration>),
 }
 
 /// The reading side of a connection, as a file, and what the native driver reads and writes with.
@@ -298,16 +308,7 @@ impl Connection {
         self.with_socket(py, |socket| {
             let mut offered = 0;
             let count = socket.run(py, Direction::Read, 0, &mut deadline, |descriptor| {
-                let mut buffer = self.inner.buffer.borrow_mut();
-                self.make_room(&mut buffer, room);
-                let spare = buffer.spare_capacity_mut();
-                offered = spare.len();
-                // SAFETY: the kernel writes at most as many bytes as the spare room has.
-                let count = outcome(unsafe { libc::recv(descriptor, spare.as_mut_ptr().cast(), offered, 0) })?;
-                let filled = buffer.len() + count;
-                // SAFETY: the kernel has initialized that many bytes behind the old length.
-                unsafe { buffer.set_len(filled) };
-                Ok(count)
+                self.receive_into_buffer(descriptor, room, &mut offered)
             })?;
             if count > 0 && count < offered {
                 // Nothing is left: the next read may park without another call.
@@ -460,12 +461,19 @@ impl Connection {
 
     /// Looks for the next request's head, reading as long as it is not whole. Switches.
     ///
-    /// A connection `is_new` before its first request; one that `may_doze` is given back as idle after a while.
+    /// A connection `is_new` before its first request; one that `may_doze` is given back as idle after a while, or at once
+    /// if it is a worker that looks, which can serve another one meanwhile.
     ///
     /// # Errors
     ///
     /// What reading raises.
-    pub fn read_head(&self, py: Python<'_>, is_new: bool, may_doze: bool) -> PyResult<Arrival> {
+    pub fn read_head(
+        &self,
+        py: Python<'_>,
+        is_new: bool,
+        may_doze: bool,
+        worker: Option<&Worker<'_>>,
+    ) -> PyResult<Arrival> {
         let inner = &*self.inner;
         self.forget_head();
         let mut head_deadline = None;
@@ -486,10 +494,24 @@ impl Connection {
                     return Ok(Arrival::Refused(error));
                 }
             }
-            is_waiting = true;
             let has_begun = inner.parser.borrow().has_partial_head();
             let limit = if is_new { inner.bounds.header_timeout } else { inner.bounds.keep_alive_timeout };
             let may_doze = may_doze && inner.transport.get() == Transport::Descriptor;
+            if may_doze && !has_begun && self.may_rest(limit) && worker.is_some_and(Worker::is_untouched) {
+                match self.receive_if_there(py) {
+                    Ok(Some(0)) => {
+                        self.end_waiting(is_waiting);
+                        return Ok(Arrival::End);
+                    }
+                    Ok(Some(_)) => continue,
+                    Ok(None) => return Ok(Arrival::Idle(Idle::Now(limit))),
+                    Err(error) => {
+                        self.end_waiting(is_waiting);
+                        return Err(error);
+                    }
+                }
+            }
+            is_waiting = true;
             let patience = if has_begun {
                 self.head_patience(py, &mut head_deadline)?
             } else {
@@ -517,13 +539,72 @@ impl Connection {
                 () if must_end && self.receive_at_once()? > 0 => continue,
                 () if must_end => Arrival::End,
                 () if may_doze && limit.is_none_or(|limit| limit > DOZE_AFTER) => {
-                    Arrival::Idle(limit.map(|limit| limit - DOZE_AFTER))
+                    Arrival::Idle(Idle::Longer(limit.map(|limit| limit - DOZE_AFTER)))
                 }
                 () => Arrival::End,
             };
             self.end_waiting(true);
             return Ok(arrival);
         }
+    }
+
+    /// Whether the connection may do without a greenlet from now on.
+    fn may_rest(&self, limit: Option<Duration>) -> bool {
+        let inner = &*self.inner;
+        limit.is_none_or(|limit| limit > DOZE_AFTER)
+            && !inner.at_end.get()
+            && inner.reads.get() < READS_IN_A_TURN
+            && inner.place.is_some()
+            && !self.is_draining()
+    }
+
+    /// Reads what is there into the buffer, without waiting. Returns how many bytes came; None if there are none yet.
+    fn receive_if_there(&self, py: Python<'_>) -> PyResult<Option<usize>> {
+        let hub = py_hub::ensure(py)?;
+        self.with_socket(py, |socket| {
+            let descriptor = socket.descriptor();
+            if descriptor < 0 {
+                return Err(closed());
+            }
+            if socket.is_exhausted(descriptor, Direction::Read) {
+                self.inner.reads.set(0);
+                return Ok(None);
+            }
+            let mut offered = 0;
+            loop {
+                match self.receive_into_buffer(descriptor, READ_BYTES, &mut offered) {
+                    Ok(count) => {
+                        self.inner.reads.set(self.inner.reads.get() + 1);
+                        if count > 0 && count < offered {
+                            socket.note_short(descriptor, Direction::Read);
+                        }
+                        return Ok(Some(count));
+                    }
+                    Err(libc::EINTR) => {}
+                    Err(libc::EAGAIN) => {
+                        socket.register(py, hub, descriptor)?;
+                        hub.mark_blocked(descriptor, Direction::Read);
+                        self.inner.reads.set(0);
+                        return Ok(None);
+                    }
+                    Err(number) => return Err(PyOSError::new_err((number, "the connection failed"))),
+                }
+            }
+        })
+    }
+
+    /// Receives once, with `room` for that at least; `offered` is the room that there was.
+    fn receive_into_buffer(&self, descriptor: RawFd, room: usize, offered: &mut usize) -> Result<usize, i32> {
+        let mut buffer = self.inner.buffer.borrow_mut();
+        self.make_room(&mut buffer, room);
+        let spare = buffer.spare_capacity_mut();
+        *offered = spare.len();
+        // SAFETY: the kernel writes at most as many bytes as the spare room has.
+        let count = outcome(unsafe { libc::recv(descriptor, spare.as_mut_ptr().cast(), spare.len(), 0) })?;
+        let filled = buffer.len() + count;
+        // SAFETY: the kernel has initialized that many bytes behind the old length.
+        unsafe { buffer.set_len(filled) };
+        Ok(count)
     }
 
     fn end_waiting(&self, is_waiting: bool) {

@@ -27,6 +27,7 @@ mod response;
 mod service;
 mod stock;
 mod text;
+mod worker;
 
 pub use connection::Connection;
 pub use handler::Handler;
@@ -50,7 +51,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::Service>()?;
     module.add_class::<service::Seat>()?;
     module.add_function(wrap_pyfunction!(accept::accept_connections, module)?)?;
-    module.add_function(wrap_pyfunction!(handler::serve_accepted, module)?)?;
+    module.add_class::<worker::Turn>()?;
+    module.add_function(wrap_pyfunction!(worker::serve_ready, module)?)?;
     module.add_function(wrap_pyfunction!(handler::serve_connection, module)?)?;
     module.add_function(wrap_pyfunction!(format_date_time, module)?)?;
     module.add_function(wrap_pyfunction!(stock::set_pywsgi_classes, module)?)

@@ -1,20 +1,24 @@
 //! What the connections of one server share: limits, time-outs, and who is connected.
 //!
-//! A connection is *serving* (a request is in work), *waiting* (its greenlet waits for a request's head) or *dozing*: it
-//! was idle for [`DOZE_AFTER`], and its greenlet has ended. A dozing connection is a socket, a call that the hub makes
-//! when bytes arrive, and a timer; it holds no stack. The call spawns a new greenlet, which serves on.
+//! A connection is *serving* (a request is in work), *waiting* (its greenlet waits for a request's head), *resting* or
+//! *dozing*: no greenlet is its own. An idle connection is a call that the hub makes when bytes arrive, which puts it into
+//! the queue of those that a [worker](super::worker) serves. It rests if the worker that served it last had no reason to
+//! stay with it, else it waits. After [`DOZE_AFTER`] it dozes: then its memory is given back, and a timer is set for it.
 //!
 //! ```text
-//! enter ──► serving ⇄ waiting ──idle──► dozing ──bytes──► serving (a new greenlet)
-//!              └────────┴── leave ◄───────┴── keep_alive_timeout, drain, eviction
+//! enter ──► ready ──worker──► serving ──no bytes──► resting ──idle──► dozing
+//!             ▲                  ⇅                     │      ┌──idle──▲│
+//!             │               waiting ─────────────────┼──────┘         │
+//!             └────────────────────────────────bytes───┴────────────────┘
 //! ```
 //!
-//! Waiting and dozing connections form a list, the one that waits longest first. When there are `max_connections`, it is
+//! They leave by their end, `keep_alive_timeout`, drain and eviction. Idle connections form a list, the one that waits longest first. When there are `max_connections`, it is
 //! closed for the sake of a new one: a client that opens connections and sends nothing keeps nobody out.
 
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -29,9 +33,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString};
 use slab::Slab;
 
+use super::connection::Idle;
 use super::environ::Templates;
 use super::handler::{Dozing, Handler};
 use super::log_format::LogFormat;
+use super::worker;
 use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
@@ -39,6 +45,9 @@ use crate::websocket::WebSocket;
 
 /// How long a connection is idle before its greenlet ends.
 pub const DOZE_AFTER: Duration = Duration::from_secs(1);
+
+/// The least time between two looks at who has rested for so long.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long an idle connection of a server that is being drained may still bring the request that is on its way.
 pub const LAST_REQUEST_PATIENCE: Duration = Duration::from_millis(100);
@@ -105,6 +114,8 @@ struct Entry {
 struct Doze {
     what: Dozing,
     timer: Option<TimerKey>,
+    /// Whether it only rests, and for how long it may be idle from then on.
+    rests: Option<Option<Duration>>,
 }
 
 /// How many handlers of ended connections are kept for new ones.
@@ -140,6 +151,13 @@ struct Inner {
     templates: Templates,
     /// The listener whose connections inherit that small writes are sent at once.
     undelayed_listener: Cell<RawFd>,
+    /// Connections that have something to be served, in order.
+    ready: RefCell<VecDeque<Dozing>>,
+    /// Whether somebody is going to look whether anything is ready: a worker that begins, or a call of the hub's.
+    is_worker_due: Cell<bool>,
+    /// How many connections rest.
+    resting: Cell<usize>,
+    is_sweep_pending: Cell<bool>,
 }
 
 /// What the connections of a server share. Its parameters are those of `gevent.pywsgi.WSGIServer`.
@@ -331,6 +349,10 @@ impl Inner {
             host: RefCell::default(),
             templates: Templates::default(),
             undelayed_listener: Cell::new(-1),
+            ready: RefCell::default(),
+            is_worker_due: Cell::new(false),
+            resting: Cell::new(0),
+            is_sweep_pending: Cell::new(false),
         })
     }
 
@@ -528,6 +550,9 @@ impl Service {
                 *place = NONE;
             }
         }
+        if removed.dozing.as_ref().is_some_and(|doze| doze.rests.is_some()) {
+            inner.resting.set(inner.resting.get() - 1);
+        }
         if removed.is_evicted {
             inner.evicting.set(inner.evicting.get() - 1);
         }
@@ -555,62 +580,188 @@ impl Service {
         });
     }
 
-    /// Lets the connection with the place `(key, serial)` doze for at most `longest`. `what` holds its seat.
-    pub fn doze(
-        slf: &Bound<'_, Self>,
-        (key, serial): (usize, u64),
-        what: Dozing,
-        longest: Option<Duration>,
-    ) -> PyResult<()> {
+    /// Lets the connection with the place `(key, serial)` be idle, without a greenlet. `what` holds its seat.
+    pub fn lay_down(slf: &Bound<'_, Self>, (key, serial): (usize, u64), what: Dozing, idle: Idle) -> PyResult<()> {
         let py = slf.py();
         let hub = py_hub::ensure(py)?;
+        let inner = &*slf.get().inner;
+        let (since, doze) = match idle {
+            Idle::Now(limit) => (Some(hub.clock().now()), Doze { what, timer: None, rests: Some(limit) }),
+            Idle::Longer(longest) => {
+                what.release_memory(py);
+                let timer = longest.map(|longest| Self::time_doze(slf, hub, key, serial, longest));
+                (None, Doze { what, timer, rests: None })
+            }
+        };
         let descriptor = {
-            let entries = slf.get().inner.entries.borrow();
-            let Some(entry) = entries.get(key).filter(|entry| entry.serial == serial) else { return Ok(()) };
+            let mut entries = inner.entries.borrow_mut();
+            let Some(entry) = entries.get_mut(key).filter(|entry| entry.serial == serial) else { return Ok(()) };
+            entry.greenlet = 0;
+            entry.dozing = Some(doze);
             entry.descriptor
         };
-        let timer = longest.map(|longest| {
-            let service = slf.clone().unbind();
-            let action = TimerAction::Call(Box::new(move |_| {
-                Python::attach(|py| {
-                    service.bind(py).get().end_doze(py, key, serial);
-                });
-            }));
-            hub.add_timer(hub.clock().now().after(longest), action, false)
-        });
-        if let Some(entry) = slf.get().inner.entries.borrow_mut().get_mut(key) {
-            entry.alarm = None;
-            entry.greenlet = 0;
-            entry.dozing = Some(Doze { what, timer });
+        slf.get().note_waiting(key, since);
+        if let Some(since) = since {
+            inner.resting.set(inner.resting.get() + 1);
+            if !inner.is_sweep_pending.get() {
+                Self::sweep_at(slf, hub, since.after(DOZE_AFTER));
+            }
         }
-        slf.get().note_waiting(key, None);
         let service = slf.clone().unbind();
         hub.call_when_ready(descriptor, Direction::Read, move |_| {
-            Python::attach(|py| service.bind(py).get().rouse(py, key, serial));
+            Python::attach(|py| Self::rouse(service.bind(py), key, serial));
         });
         Ok(())
     }
 
+    fn time_doze(slf: &Bound<'_, Self>, hub: &Hub, key: usize, serial: u64, longest: Duration) -> TimerKey {
+        let service = slf.clone().unbind();
+        let action = TimerAction::Call(Box::new(move |_| {
+            Python::attach(|py| {
+                service.bind(py).get().end_doze(py, key, serial);
+            });
+        }));
+        hub.add_timer(hub.clock().now().after(longest), action, false)
+    }
+
+    fn sweep_at(slf: &Bound<'_, Self>, hub: &Hub, instant: Instant) {
+        slf.get().inner.is_sweep_pending.set(true);
+        let service = slf.clone().unbind();
+        let action = TimerAction::Call(Box::new(move |hub| {
+            Python::attach(|py| Self::sweep(service.bind(py), hub));
+        }));
+        hub.add_timer(instant, action, false);
+    }
+
+    /// Has the connections doze that have rested for long enough: one timer for all of them.
+    fn sweep(slf: &Bound<'_, Self>, hub: &Hub) {
+        let py = slf.py();
+        let inner = &*slf.get().inner;
+        inner.is_sweep_pending.set(false);
+        let now = hub.clock().now();
+        let mut due = Vec::new();
+        let mut oldest = None;
+        {
+            let entries = inner.entries.borrow();
+            let mut missing = inner.resting.get();
+            let mut key = inner.last_waiting.get();
+            while missing > 0 {
+                let Some(entry) = entries.get(key) else { break };
+                if let Some(Doze { what, rests: Some(limit), .. }) = &entry.dozing {
+                    missing -= 1;
+                    let rested = now.since(entry.since.unwrap_or(now));
+                    if rested >= DOZE_AFTER {
+                        due.push((
+                            key,
+                            entry.serial,
+                            what.clone_ref(py),
+                            limit.map(|limit| limit.saturating_sub(rested)),
+                        ));
+                    } else {
+                        oldest = entry.since;
+                    }
+                }
+                key = entry.previous;
+            }
+        }
+        for (key, serial, what, longest) in due {
+            what.release_memory(py);
+            let timer = longest.map(|longest| Self::time_doze(slf, hub, key, serial, longest));
+            if let Some(entry) = inner.entries.borrow_mut().get_mut(key)
+                && let Some(doze) = &mut entry.dozing
+            {
+                doze.rests = None;
+                doze.timer = timer;
+                inner.resting.set(inner.resting.get() - 1);
+            }
+        }
+        if let Some(oldest) = oldest {
+            Self::sweep_at(slf, hub, oldest.after(DOZE_AFTER).max(now.after(SWEEP_PAUSE)));
+        }
+    }
+
+    /// Whether the connection rests.
+    fn rests(&self, key: usize) -> bool {
+        let entries = self.inner.entries.borrow();
+        let doze = entries.get(key).and_then(|entry| entry.dozing.as_ref());
+        doze.is_some_and(|doze| doze.rests.is_some())
+    }
+
     /// Ends a doze and returns what was kept for its end.
     fn take_doze(&self, key: usize, serial: u64) -> Option<(Dozing, RawFd)> {
-        let mut entries = self.inner.entries.borrow_mut();
+        let inner = &*self.inner;
+        let mut entries = inner.entries.borrow_mut();
         let entry = entries.get_mut(key).filter(|entry| entry.serial == serial)?;
-        let Doze { what, timer } = entry.dozing.take()?;
+        let Doze { what, timer, rests } = entry.dozing.take()?;
         let descriptor = entry.descriptor;
-        self.inner.unlink(&mut entries, key);
+        inner.unlink(&mut entries, key);
         drop(entries);
-        let hub = Hub::if_current()?;
+        if rests.is_some() {
+            inner.resting.set(inner.resting.get() - 1);
+        }
         if let Some(timer) = timer {
-            hub.remove_timer(timer);
+            Hub::if_current()?.remove_timer(timer);
         }
         Some((what, descriptor))
     }
 
-    /// Serves a dozing connection on, in a new greenlet.
-    fn rouse(&self, py: Python<'_>, key: usize, serial: u64) {
-        let Some((what, _)) = self.take_doze(key, serial) else { return };
-        if let Err(error) = what.serve_on(py) {
-            py_hub::handle_error(py, None, error);
+    /// Has a connection that does without a greenlet served on.
+    fn rouse(slf: &Bound<'_, Self>, key: usize, serial: u64) {
+        if let Some((what, _)) = slf.get().take_doze(key, serial) {
+            Self::push_ready(slf, what);
+        }
+    }
+
+    /// Has a worker serve the connection, after those that came before.
+    pub fn push_ready(slf: &Bound<'_, Self>, what: Dozing) {
+        slf.get().inner.ready.borrow_mut().push_back(what);
+        Self::call_worker(slf);
+    }
+
+    /// Returns the connection that is served next. If there are others, another worker begins with them as soon as the
+    /// running one waits for anything.
+    pub fn next_ready(slf: &Bound<'_, Self>) -> Option<Dozing> {
+        let inner = &*slf.get().inner;
+        let (next, has_more) = {
+            let mut ready = inner.ready.borrow_mut();
+            (ready.pop_front()?, !ready.is_empty())
+        };
+        if has_more && !inner.is_worker_due.replace(true) {
+            let service = slf.clone().unbind();
+            Hub::current().push_call(move |_| {
+                Python::attach(|py| {
+                    let service = service.bind(py);
+                    let inner = &*service.get().inner;
+                    inner.is_worker_due.set(false);
+                    if !inner.ready.borrow().is_empty() {
+                        Self::call_worker(service);
+                    }
+                });
+            });
+        }
+        Some(next)
+    }
+
+    fn call_worker(slf: &Bound<'_, Self>) {
+        if slf.get().inner.is_worker_due.replace(true) {
+            return;
+        }
+        if let Err(error) = worker::spawn(slf) {
+            py_hub::handle_error(slf.py(), None, error);
+            slf.get().give_up_ready(slf.py());
+        }
+    }
+
+    /// Notes that a worker begins.
+    pub fn begin_work(&self) {
+        self.inner.is_worker_due.set(false);
+    }
+
+    /// Closes the connections that no worker can begin with.
+    pub fn give_up_ready(&self, py: Python<'_>) {
+        self.inner.is_worker_due.set(false);
+        let ready = self.inner.ready.take();
+        for what in ready {
             what.close(py);
         }
     }
@@ -645,7 +796,8 @@ impl Service {
         for _ in 0..CANDIDATES {
             let entry = entries.get(key)?;
             let is_old = entry.since.is_some_and(|since| now.since(since) >= EVICTABLE_AFTER);
-            if !entry.is_evicted && (entry.dozing.is_some() || is_old) {
+            let dozes = entry.dozing.as_ref().is_some_and(|doze| doze.rests.is_none());
+            if !entry.is_evicted && (dozes || is_old) {
                 return Some(key);
             }
             key = entry.next;
@@ -729,8 +881,10 @@ impl Service {
     /// drain()
     ///
     /// Closes idle connections, and those in work after their next answer; WebSockets are told that the server goes away.
-    fn drain(&self, py: Python<'_>) -> PyResult<()> {
-        let inner = &*self.inner;
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let inner = &*this.inner;
         inner.is_draining.set(true);
         let spare = inner.spare.take();
         drop(spare);
@@ -753,8 +907,13 @@ impl Service {
         let hub = py_hub::ensure(py)?;
         let deadline = hub.clock().now().after(LAST_REQUEST_PATIENCE);
         for (key, serial) in waiting {
-            if !self.end_doze(py, key, serial) {
-                self.hasten(hub, key, deadline);
+            if this.rests(key) {
+                // The request that is on its way has yet to come.
+                let descriptor = inner.entries.borrow().get(key).map_or(-1, |entry| entry.descriptor);
+                hub.cancel_call(descriptor, Direction::Read);
+                Self::rouse(slf, key, serial);
+            } else if !this.end_doze(py, key, serial) {
+                this.hasten(hub, key, deadline);
             }
         }
         Ok(())
@@ -835,6 +994,11 @@ impl Service {
             }
         }
         inner.templates.traverse(&visit)?;
+        if let Ok(ready) = inner.ready.try_borrow() {
+            for what in ready.iter() {
+                what.traverse(&visit)?;
+            }
+        }
         if let Ok(spare) = inner.spare.try_borrow() {
             for handler in spare.iter() {
                 visit.call(handler)?;
@@ -846,6 +1010,8 @@ impl Service {
     fn __clear__(&self) {
         let callback = self.inner.on_change.take();
         drop(callback);
+        let ready = self.inner.ready.take();
+        drop(ready);
         let spare = self.inner.spare.take();
         drop(spare);
         self.inner.templates.clear();

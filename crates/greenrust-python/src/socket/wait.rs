@@ -71,7 +71,7 @@ impl<'a> Deadline<'a> {
 impl Socket {
     /// Says whether the direction is known to be exhausted, so that a system call is not worth trying.
     #[inline]
-    pub(super) fn is_exhausted(self, descriptor: c_int, direction: Direction) -> bool {
+    pub fn is_exhausted(self, descriptor: c_int, direction: Direction) -> bool {
         let hub = self.extra().hub.get();
         // SAFETY: compared with this thread's hub before it is used.
         !hub.is_null() && std::ptr::eq(hub, Hub::current()) && !unsafe { &*hub }.is_ready(descriptor, direction)
@@ -88,7 +88,7 @@ impl Socket {
     }
 
     /// Makes sure that the hub watches the descriptor.
-    pub(super) fn register(self, py: Python<'_>, hub: &'static Hub, descriptor: c_int) -> PyResult<()> {
+    pub fn register(self, py: Python<'_>, hub: &'static Hub, descriptor: c_int) -> PyResult<()> {
         let extra = self.extra();
         if !std::ptr::eq(extra.hub.get(), hub) {
             let is_waited_for =

@@ -101,7 +101,7 @@ impl Handler {
     /// status and the bytes to send before it is closed. Switches.
     fn handle_one_request<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = slf.py();
-        Ok(match handle_one_request(slf, false)? {
+        Ok(match handle_one_request(slf, false, None)? {
             Outcome::Close | Outcome::Idle(_) => None,
             Outcome::Continue => Some(pyo3::types::PyBool::new(py, true).to_owned().into_any()),
             Outcome::Answer(status, body) => Some((status, body).into_pyobject(py)?.into_any()),
@@ -135,7 +135,7 @@ impl Handler {
         connection.get().unread(&line);
         let trimmed = text::latin1(py, line.trim_ascii_end());
         this.inner.requestline.set(Some(trimmed.clone().into_any()));
-        match connection.get().read_head(py, true, false)? {
+        match connection.get().read_head(py, true, false, None)? {
             Arrival::Head => {
                 this.accept_head(py);
                 Ok(true)

@@ -24,7 +24,7 @@ mod running;
 mod serving;
 mod writing;
 
-pub use serving::{Dozing, serve_accepted, serve_connection};
+pub use serving::{Dozing, serve_connection};
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddrV4;

@@ -15,8 +15,9 @@ use super::{MAX_REQUEST_LINE, This};
 use crate::pywsgi::connection::{Arrival, Connection};
 use crate::pywsgi::stock::{self, Step};
 use crate::pywsgi::text;
+use crate::pywsgi::worker::Worker;
 
-pub(super) fn handle_one_request(slf: This<'_, '_>, may_doze: bool) -> PyResult<Outcome> {
+pub(super) fn handle_one_request(slf: This<'_, '_>, may_doze: bool, worker: Option<&Worker<'_>>) -> PyResult<Outcome> {
     let py = slf.py();
     let this = slf.get();
     let inner = &*this.inner;
@@ -31,10 +32,10 @@ pub(super) fn handle_one_request(slf: This<'_, '_>, may_doze: bool) -> PyResult<
             return Ok(outcome);
         }
     } else {
-        match connection.read_head(py, !inner.has_served.get(), may_doze) {
+        match connection.read_head(py, !inner.has_served.get(), may_doze, worker) {
             Ok(Arrival::Head) => this.accept_head(py),
             Ok(Arrival::End) => return Ok(Outcome::Close),
-            Ok(Arrival::Idle(longest)) => return Ok(Outcome::Idle(longest)),
+            Ok(Arrival::Idle(idle)) => return Ok(Outcome::Idle(idle)),
             Ok(Arrival::Late) => return late(slf),
             Ok(Arrival::Refused(error)) => return refuse(slf, error),
             // A connection that breaks between requests is not worth a word.

@@ -11,7 +11,7 @@ use crate::pywsgi::service::Seat;
 use crate::socket::{Accepted, Socket};
 
 impl Handler {
-    /// Begins to serve an accepted connection, whose place is `seat`, in a greenlet of its own.
+    /// Takes an accepted connection, whose place is `seat`.
     pub fn take_seat(&self, seat: Seat) {
         self.inner.seat.replace(Some(seat));
     }

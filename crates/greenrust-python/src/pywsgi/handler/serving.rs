@@ -13,8 +13,10 @@ use pyo3::types::{PyDict, PyTuple};
 use super::logging::log_step;
 use super::reading::handle_one_request;
 use super::{Data, Handler, This};
+use crate::pywsgi::connection::Idle;
 use crate::pywsgi::service::{Seat, Service};
 use crate::pywsgi::stock::{self, Step};
+use crate::pywsgi::worker::Worker;
 use crate::pywsgi::{accept, access_log, connection};
 use crate::socket::Patience;
 
@@ -31,8 +33,8 @@ pub(super) enum Outcome {
     Continue,
     /// An answer, status for the log and bytes, is to be sent, and the connection closed.
     Answer(Py<PyAny>, Py<PyAny>),
-    /// Nothing for a while; the client may stay silent for so much longer.
-    Idle(Option<Duration>),
+    /// Nothing yet.
+    Idle(Idle),
 }
 
 /// serve_connection(handle, close, socket, address, seat, handler=None)
@@ -51,17 +53,29 @@ pub fn serve_connection<'py>(
     seat: Bound<'py, Seat>,
     handler: Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
+    serve_whole(handle, close, socket, address, seat, handler, None)
+}
+
+fn serve_whole<'py>(
+    handle: Bound<'py, PyAny>,
+    close: Bound<'py, PyAny>,
+    socket: Bound<'py, PyAny>,
+    address: Bound<'py, PyAny>,
+    seat: Bound<'py, Seat>,
+    handler: Option<Bound<'py, PyAny>>,
+    worker: Option<&Worker<'_>>,
+) -> PyResult<()> {
     let py = handle.py();
     seat.get().begin_serving();
     let service = seat.get().service().bind(py);
     let served = match client_address(service.get(), &socket, address.clone(), handler.is_some()) {
-        Ok(Some(client)) => serve_or_doze(service, &handle, &socket, &client, handler),
+        Ok(Some(client)) => serve_or_doze(service, &handle, &socket, &client, handler, worker),
         Ok(None) => Ok(None),
         Err(error) => Err(error),
     };
-    if let Ok(Some((handler, longest))) = served {
+    if let Ok(Some((handler, idle))) = served {
         let arguments = PyTuple::new(py, [handle, close, socket, address, seat.clone().into_any(), handler])?;
-        return Service::doze(service, seat.get().place(), Dozing::Connection(arguments.unbind()), longest);
+        return Service::lay_down(service, seat.get().place(), Dozing::Connection(arguments.unbind()), idle);
     }
     let closed = close.call1((socket, address));
     served?;
@@ -87,14 +101,15 @@ fn client_address<'py>(
     }
 }
 
-/// Serves until the connection ends or is idle: then returns its handler, and for how long it may stay so.
+/// Serves until the connection ends or is idle: then returns its handler, and how it is idle.
 fn serve_or_doze<'py>(
     service: &Bound<'py, Service>,
     handle: &Bound<'py, PyAny>,
     socket: &Bound<'py, PyAny>,
     address: &Bound<'py, PyAny>,
     known: Option<Bound<'py, PyAny>>,
-) -> PyResult<Option<(Bound<'py, PyAny>, Option<Duration>)>> {
+    worker: Option<&Worker<'_>>,
+) -> PyResult<Option<(Bound<'py, PyAny>, Idle)>> {
     let py = handle.py();
     if !service.get().may_doze() || !stock::is_stock_handle(handle)? {
         return handle.call1((socket, address)).map(|_| None);
@@ -106,18 +121,15 @@ fn serve_or_doze<'py>(
             server.getattr(intern!(py, "handler_class"))?.call1((socket, address, server))?
         }
     };
-    let longest = match handler.cast::<Handler>() {
-        Ok(own) if stock::has_stock_handle(&handler)? => handle_until_idle(own)?,
+    let idle = match handler.cast::<Handler>() {
+        Ok(own) if stock::has_stock_handle(&handler)? => handle_until_idle(own, worker)?,
         _ => return handler.call_method0(intern!(py, "handle")).map(|_| None),
     };
-    Ok(longest.map(|longest| (handler, longest)))
+    Ok(idle.map(|idle| (handler, idle)))
 }
 
-/// serve_accepted(handler)
-///
-/// Serve the connection of a stock handler of a stock server, until it ends or is idle. Switches.
-#[pyfunction]
-pub fn serve_accepted(handler: Bound<'_, Handler>) -> PyResult<()> {
+/// Serves the connection of a stock handler of a stock server, in a worker, until it ends or is idle. Switches.
+fn serve_accepted(handler: Bound<'_, Handler>, worker: &Worker<'_>) -> PyResult<()> {
     let py = handler.py();
     let this = handler.get();
     let place = {
@@ -126,11 +138,10 @@ pub fn serve_accepted(handler: Bound<'_, Handler>) -> PyResult<()> {
         seat.begin_serving();
         (seat.service().clone_ref(py), seat.place())
     };
-    let served = serve(&handler, true);
-    if let Ok(Some(longest)) = served {
-        this.release_memory(py);
+    let served = serve(&handler, true, Some(worker));
+    if let Ok(Some(idle)) = served {
         let (service, place) = place;
-        return Service::doze(service.bind(py), place, Dozing::Handler(handler.unbind()), longest);
+        return Service::lay_down(service.bind(py), place, Dozing::Handler(handler.unbind()), idle);
     }
     let ended = if served.is_ok() && accept::keep(&handler, place.0.get()) { Ok(()) } else { end(&handler) };
     let seat = this.inner.seat.take();
@@ -142,16 +153,43 @@ pub fn serve_accepted(handler: Bound<'_, Handler>) -> PyResult<()> {
 pub enum Dozing {
     /// The arguments of `serve_connection`.
     Connection(Py<PyTuple>),
-    /// The argument of `serve_accepted`.
+    /// A stock handler of a stock server.
     Handler(Py<Handler>),
 }
 
 impl Dozing {
-    /// Spawns a greenlet that serves the connection on.
-    pub fn serve_on(&self, py: Python<'_>) -> PyResult<()> {
+    /// Serves the connection until it ends or is idle, in a worker. Switches.
+    pub fn serve(self, py: Python<'_>, worker: &Worker<'_>) -> PyResult<()> {
         match self {
-            Self::Connection(arguments) => accept::spawn(py, false, arguments.bind(py)),
-            Self::Handler(handler) => accept::spawn(py, true, &PyTuple::new(py, [handler])?),
+            Self::Handler(handler) => serve_accepted(handler.into_bound(py), worker),
+            Self::Connection(arguments) => {
+                let arguments = arguments.into_bound(py);
+                let handler = arguments.get_item(5).ok();
+                let item = |place| arguments.get_item(place);
+                let seat = item(4)?.cast_into()?;
+                serve_whole(item(0)?, item(1)?, item(2)?, item(3)?, seat, handler, Some(worker))
+            }
+        }
+    }
+
+    /// Lets go of what the next request does not need.
+    pub fn release_memory(&self, py: Python<'_>) {
+        match self {
+            Self::Handler(handler) => handler.get().release_memory(py),
+            Self::Connection(arguments) => {
+                let handler = arguments.bind(py).get_item(5);
+                if let Ok(handler) = handler.and_then(|handler| Ok(handler.cast_into::<Handler>()?)) {
+                    handler.get().release_memory(py);
+                }
+            }
+        }
+    }
+
+    /// Another reference to the same.
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Connection(arguments) => Self::Connection(arguments.clone_ref(py)),
+            Self::Handler(handler) => Self::Handler(handler.clone_ref(py)),
         }
     }
 
@@ -177,23 +215,23 @@ impl Dozing {
 
 /// Serves requests until the connection ends. Switches.
 pub(super) fn handle(slf: This<'_, '_>) -> PyResult<()> {
-    let served = serve(slf, false).map(|_| ());
+    let served = serve(slf, false, None).map(|_| ());
     let ended = end(slf);
     served.and(ended)
 }
 
-/// As `handle`, but returns when the connection has been idle for a while, with the time that it may stay so.
-fn handle_until_idle(slf: This<'_, '_>) -> PyResult<Option<Option<Duration>>> {
-    let served = serve(slf, true);
-    if let Ok(Some(longest)) = served {
-        slf.get().release_memory(slf.py());
-        return Ok(Some(longest));
+/// As `handle`, but returns when the connection is idle.
+fn handle_until_idle(slf: This<'_, '_>, worker: Option<&Worker<'_>>) -> PyResult<Option<Idle>> {
+    let served = serve(slf, true, worker);
+    if matches!(served, Ok(Some(_))) {
+        return served;
     }
     let ended = end(slf);
     served.and(ended).map(|()| None)
 }
 
-fn serve(slf: This<'_, '_>, may_doze: bool) -> PyResult<Option<Option<Duration>>> {
+/// Finds out, once for a connection, what of handler and server is not ours.
+fn prepare(slf: This<'_, '_>) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
     let inner = &*this.inner;
@@ -202,18 +240,28 @@ fn serve(slf: This<'_, '_>, may_doze: bool) -> PyResult<Option<Option<Duration>>
     let is_plain_dict =
         server.getattr_opt(intern!(py, "environ_class"))?.is_some_and(|class| class.is(py.get_type::<PyDict>()));
     inner.copies_server_environ.set(is_plain_dict && stock::has_stock_get_environ(&server)?);
+    Ok(())
+}
+
+fn serve(slf: This<'_, '_>, may_doze: bool, worker: Option<&Worker<'_>>) -> PyResult<Option<Idle>> {
+    let py = slf.py();
+    let this = slf.get();
+    let inner = &*this.inner;
+    if !inner.has_served.get() {
+        prepare(slf)?;
+    }
     while inner.socket.is_set() {
         inner.time_start.set(access_log::now());
         inner.time_finish.set(0.0);
         let outcome = if this.has(Step::HandleOneRequest) {
             outcome_of(slf.call_method0(intern!(py, "handle_one_request"))?)?
         } else {
-            handle_one_request(slf, may_doze)?
+            handle_one_request(slf, may_doze, worker)?
         };
         match outcome {
             Outcome::Close => break,
             Outcome::Continue => {}
-            Outcome::Idle(longest) => return Ok(Some(longest)),
+            Outcome::Idle(idle) => return Ok(Some(idle)),
             Outcome::Answer(status, body) => {
                 inner.status.set(Some(status.into_bound(py)));
                 inner.native_status.clear();
