@@ -402,6 +402,44 @@ def test_handshake_that_does_not_end_is_cut_off_without_a_word(serve, certificat
     assert errors.getvalue() == ""
 
 
+def test_handshake_that_is_none_costs_the_log_one_line(serve, certificate, errors):
+    server = serve(hello, **certificate)
+    with Client(server) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        client.sock.settimeout(30)
+        try:
+            client.file.read()   # OpenSSL may answer by an alert
+        except ConnectionResetError:
+            pass
+        address = client.sock.getsockname()
+    until_connected(server, 0)
+    while len(server._service):
+        gevent.sleep(0.01)
+    line, = server.error_log.getvalue().splitlines()
+    assert str(address) in line and "handshake failed" in line
+    assert errors.getvalue() == ""
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00"])
+@pytest.mark.parametrize("resets", [False, True])
+def test_client_that_goes_away_in_its_handshake_is_not_worth_a_word(serve, certificate, errors, sent, resets):
+    server = serve(hello, **certificate)
+    with Client(server) as client:
+        client.send(sent)
+        until_connected(server, 1)
+        if resets:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    while len(server._service):
+        gevent.sleep(0.01)
+    assert errors.getvalue() == server.error_log.getvalue() == ""
+
+
+def test_certificate_that_is_missing_is_told_loudly(serve, errors):
+    with Client(serve(hello, certfile="nowhere.pem")) as client:
+        assert client.at_end()
+    assert "FileNotFoundError" in errors.getvalue()
+
+
 def test_stop_closes_idle_tls_connections(serve, certificate):
     server = serve(hello, **certificate)
     with connect_by_tls(server) as sock:

@@ -15,6 +15,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import client
+from ssl import SSLEOFError as _SSLEOFError
+from ssl import SSLError as _SSLError
 from typing import Any
 
 from gevent import socket, version_info
@@ -556,9 +558,14 @@ class WSGIServer(StreamServer):
         try:
             tls = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:
-            if self._service.end_handshake(descriptor) and not isinstance(error, TimeoutError):
+            is_served = self._service.end_handshake(descriptor)
+            # As without TLS, clients that are silent or go away are not worth a word.
+            if not is_served or isinstance(error, (TimeoutError, ConnectionError, _SSLEOFError)):
+                return None
+            if not isinstance(error, _SSLError):
                 raise
-            # As a silent client without TLS: not worth a word.
+            # Whoever speaks something else than TLS to this port gets no more room in the log than by a request.
+            self.error_log.write(f"(from {address}) TLS handshake failed: {error}\n")
             return None
         self._service.end_handshake(descriptor)
         with tls:
