@@ -144,3 +144,14 @@ def test_killed_handshake_leaves_the_socket_to_its_owner(contexts):
             with client.get(timeout=10) as there:
                 wrapped.sendall(b"hello")
                 assert finishes(there.recv, 10) == b"hello"
+
+
+def test_unwrap_takes_a_close_without_an_answer_for_the_end(pair):
+    here, there = pair
+    unwrapping = gevent.spawn(here.unwrap)
+    assert finishes(there.recv, 10) == b""     # says that it is done; the peer closes without saying the same
+    there.close()
+    with unwrapping.get(timeout=10) as plain:
+        assert plain.recv(10) == b""
+    with pytest.raises(ValueError, match="No SSL wrapper"):
+        here.unwrap()

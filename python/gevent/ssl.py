@@ -110,11 +110,19 @@ class _WaitingSSLSocket(_StdlibSSLSocket):
             super().sendall(memoryview(data)[sent:])
 
     def unwrap(self) -> Any:
-        """End TLS and return the plain socket. Switches."""
+        """End TLS and return the plain socket. A peer that closes without answering has ended it too. Switches."""
         sslobj = self._sslobj
         if sslobj is None:
             raise ValueError("No SSL wrapper around " + str(self))
-        plain = self._tls_run(self, "The read operation timed out", sslobj.shutdown)
+        plain: Any = self
+        try:
+            plain = self._tls_run(self, "The read operation timed out", sslobj.shutdown)
+        except (_stdlib.SSLEOFError, _stdlib.SSLZeroReturnError):
+            pass
+        except OSError as error:
+            # What OpenSSL's versions before 3 make of such an end.
+            if error.errno != 0:
+                raise
         self._sslobj = None
         return plain
 
