@@ -10,6 +10,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from implementation import run_script
 
 
 def echo(connection, address):
@@ -173,3 +174,115 @@ def test_listener_that_cannot_be_made_is_closed(port, arguments):
             StreamServer(("127.0.0.1", port), print, **arguments).start()
         gc.collect()
     assert not caught
+
+
+def test_ten_thousand_idle_connections_leave_an_active_one_what_it_costs():
+    """A message wakes who waits for it and nobody else, however many connections idle."""
+    run_script("""
+        import resource
+        import gevent
+        from gevent import socket
+        from gevent.server import StreamServer
+
+        COUNT = 10_000
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = 2 * COUNT + 200
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            COUNT = (hard - 200) // 2
+            needed = hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        woken = 0
+
+        def handle(connection, address):
+            global woken
+            while data := connection.recv(100):
+                woken += 1
+                connection.sendall(data)
+
+        server = StreamServer(("127.0.0.1", 0), handle, backlog=1024)
+        server.start()
+        active = socket.create_connection(server.address, timeout=10)
+        idle = []
+        for _ in range(COUNT):
+            idle.append(socket.create_connection(server.address, timeout=10))
+            gevent.sleep(0)
+        for number in range(200):
+            active.sendall(b"%d" % number)
+            assert active.recv(100) == b"%d" % number
+        assert woken == 200, woken
+        # The idle ones are served as well, the last as the first.
+        for connection in (idle[0], idle[COUNT // 2], idle[-1]):
+            connection.sendall(b"here")
+            assert connection.recv(100) == b"here"
+        assert woken == 203, woken
+        server.stop()
+    """)
+
+
+def test_lack_of_descriptors_is_reported_and_survived():
+    run_script("""
+        import errno, io, os, resource
+        import gevent
+        from gevent import socket
+        from gevent.server import StreamServer
+
+        def handle(connection, address):
+            connection.sendall(b"served")
+
+        hub = gevent.get_hub()
+        hub.exception_stream = stream = io.StringIO()
+        server = StreamServer(("127.0.0.1", 0), handle)
+        server.start()
+        gevent.sleep(0)
+        clients = [socket.socket() for _ in range(3)]
+        lowest = os.dup(0)
+        os.close(lowest)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 50, hard))
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        for client in clients:
+            client.connect(server.address)
+        with gevent.Timeout(20):
+            while os.strerror(errno.EMFILE) not in stream.getvalue():
+                gevent.sleep(0.001)
+        assert server.started
+        # It asks again after a pause, not at once: the listener stays readable in each round of the loop.
+        for _ in range(30):
+            gevent.sleep(0.0001)
+        assert stream.getvalue().count("Traceback") < 10, stream.getvalue()
+        for descriptor in taken:
+            os.close(descriptor)
+        with gevent.Timeout(20):
+            assert [client.recv(100) for client in clients] == [b"served"] * 3
+        server.stop()
+    """)
+
+
+def test_slow_reader_does_not_stop_the_others(serve):
+    """A handler whose client doesn't read waits alone, and goes on when the client reads."""
+    size = 16 << 20   # more than both ends' buffers hold
+    sent = Event()
+
+    def handle(connection, address):
+        if connection.recv(10) == b"much":
+            connection.sendall(bytes(size))
+            sent.set()
+        else:
+            connection.sendall(b"little")
+
+    server = serve(handle)
+    with socket.create_connection(server.address, timeout=10) as slow:
+        slow.sendall(b"much")
+        slow.recv(1)
+        for _ in range(50):
+            assert ask(server, b"any") == b"little"
+        assert not sent.is_set()
+        received = 1
+        while data := slow.recv(1 << 20):
+            received += len(data)
+    assert received == size and sent.is_set()
