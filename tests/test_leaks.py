@@ -1,4 +1,6 @@
 """Nothing grows: memory, reference counts and descriptors after very many operations, each in its own process."""
+import textwrap
+
 import pytest
 from implementation import run_script
 
@@ -201,8 +203,58 @@ OPERATIONS = {
 }
 
 
+TLS = """
+    from gevent import socket, ssl
+    from gevent.server import StreamServer
+
+    keyfile, certfile = sys.argv[1:]
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(certfile, keyfile)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+
+    def handle(connection, address):
+        # Else the answer waits for the acknowledgement of the session tickets, 40 ms.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        running.append(connection)
+        while data := connection.recv(100):
+            connection.sendall(data)
+        running.remove(connection)
+
+    running = []
+    server = StreamServer(("127.0.0.1", 0), handle, ssl_context=server_context)
+    server.start()
+    ENDS = {
+        "closed": lambda connection: connection.close(),
+        "unwrapped": lambda connection: connection.unwrap().close(),
+    }
+
+    def operation(rounds):
+        for _ in range(rounds):
+            connection = context.wrap_socket(socket.create_connection(server.address, timeout=10))
+            connection.sendall(b"ping")
+            assert connection.recv(100) == b"ping"
+            ENDS[END](connection)
+            del connection
+        # The last handler sees the end, and closes.
+        while running:
+            gevent.sleep(0.001)
+        gevent.sleep(0.001)
+
+    measure(operation, 400)
+    left = [thing for thing in gc.get_objects() if isinstance(thing, ssl.SSLSocket)]
+    assert not left, left
+    server.stop()
+"""
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_nothing_grows_over(name):
-    import textwrap
-
     run_script(MEASURE + textwrap.dedent(OPERATIONS[name]))
+
+
+@pytest.mark.parametrize("end", ["closed", "unwrapped"])
+def test_nothing_grows_over_tls_connections(end, certificate):
+    script = MEASURE + f"END = {end!r}\n" + textwrap.dedent(TLS)
+    run_script(script, certificate["keyfile"], certificate["certfile"])
