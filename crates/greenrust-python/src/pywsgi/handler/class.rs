@@ -16,7 +16,7 @@ use super::logging::{log_request, request_log_line};
 use super::reading::handle_one_request;
 use super::running::{handle_one_response, process_result, run_application};
 use super::serving::{Outcome, handle};
-use super::writing::{finalize_headers, send, start_response, write, write_body, write_with_headers};
+use super::writing::{finalize_headers, send, start_response, take_room, write, write_body, write_with_headers};
 use super::{Data, Handler, MAX_REQUEST_LINE, This, some};
 use crate::gil::Gil;
 use crate::pywsgi::connection::{Arrival, Connection};
@@ -195,7 +195,7 @@ impl Handler {
 
     /// Send bytes of the body, framed. Switches.
     fn _write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        write_body(slf, Vec::new(), Data::of(data)?.as_slice())
+        write_body(slf, take_room(), Data::of(data)?.as_slice())
     }
 
     /// Send bytes as they are. Switches.

@@ -119,8 +119,6 @@ struct Inner {
 
     /// The encoded status line and fields, without the empty line.
     head: RefCell<Vec<u8>>,
-    /// What is sent, kept for its room.
-    out: RefCell<Vec<u8>>,
     /// Takes the place of the encoded status.
     status: Slot,
     /// The status as the application gave it.
@@ -240,7 +238,7 @@ impl Handler {
         if let Some(connection) = self.connection(py) {
             connection.get().release_memory();
         }
-        drop((inner.head.take(), inner.out.take()));
+        drop(inner.head.take());
     }
 
     fn server<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -4,7 +4,6 @@
 
 use pyo3::prelude::*;
 
-use super::writing::COPIED_BYTES;
 use super::{Handler, This};
 use crate::pywsgi::accept;
 use crate::pywsgi::service::Seat;
@@ -65,9 +64,6 @@ impl Handler {
         let Some(own) = Socket::from_object(socket.bind(py)) else { return false };
         own.close_to_adopt();
         connection.get().release_large();
-        if inner.out.borrow().capacity() > 2 * COPIED_BYTES {
-            drop(inner.out.take());
-        }
         true
     }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
 use greenrust::http::{CHUNK_END, Version, encode_chunk_head};
@@ -12,15 +13,31 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::class::{response_headers, status};
 use super::{Data, Handler, This};
+use crate::gil::Gil;
 use crate::pywsgi::stock::Step;
 use crate::pywsgi::{access_log, response};
 
 /// Bodies up to this size are copied behind the head and sent with it by one plain call, bytes.
-pub(super) const COPIED_BYTES: usize = 16384;
+const COPIED_BYTES: usize = 16384;
 
 /// The steps that might send more after the application's result was sent.
 const AROUND_THE_RESULT: &[Step] =
     &[Step::HandleOneRequest, Step::HandleOneResponse, Step::RunApplication, Step::ProcessResult];
+
+/// Room for what is sent. All connections have the same, which so stays in the processor's cache.
+static ROOM: Gil<RefCell<Vec<u8>>> = Gil::new(RefCell::new(Vec::new()));
+
+pub(super) fn take_room() -> Vec<u8> {
+    let mut room = ROOM.take();
+    room.clear();
+    room
+}
+
+fn give_room_back(room: Vec<u8>) {
+    if (1..=2 * COPIED_BYTES).contains(&room.capacity()) {
+        ROOM.replace(room);
+    }
+}
 
 pub(super) fn start_response<'py>(
     slf: This<'_, 'py>,
@@ -194,7 +211,7 @@ pub(super) fn write_data(slf: This<'_, '_>, object: &Bound<'_, PyAny>, data: &[u
         if this.has(Step::WriteBody) {
             return slf.call_method1(intern!(py, "_write"), (object,)).map(|_| ());
         }
-        return write_body(slf, Vec::new(), data);
+        return write_body(slf, take_room(), data);
     }
     if !this.has_status() {
         return Err(Handler::application_error(slf, "The application did not call start_response()"));
@@ -217,8 +234,7 @@ pub(super) fn write_with_headers(slf: This<'_, '_>, object: &Bound<'_, PyAny>, d
     if inner.status.is_set() || inner.response_headers.is_set() {
         encode_attributes(slf)?;
     }
-    let mut out = inner.out.take();
-    out.clear();
+    let mut out = take_room();
     out.extend_from_slice(&inner.head.borrow());
     out.extend_from_slice(b"\r\n");
     inner.head_bytes.set(out.len() as u64);
@@ -270,7 +286,7 @@ pub(super) fn write_body(slf: This<'_, '_>, mut out: Vec<u8>, data: &[u8]) -> Py
     let is_chunk = inner.response_use_chunked.get();
     let Some(size) = NonZeroUsize::new(data.len()) else {
         let sent = if out.is_empty() { Ok(()) } else { send(slf, &[&out]) };
-        inner.out.replace(out);
+        give_room_back(out);
         return sent;
     };
     if is_chunk {
@@ -290,7 +306,7 @@ pub(super) fn write_body(slf: This<'_, '_>, mut out: Vec<u8>, data: &[u8]) -> Py
     } else {
         send(slf, &[&out, data, end])
     };
-    inner.out.replace(out);
+    give_room_back(out);
     sent
 }
 
