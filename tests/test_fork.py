@@ -193,3 +193,68 @@ def test_child_can_import_what_another_thread_is_importing(tmp_path, importer):
         print("imported")
     """, importer, str(tmp_path))
     assert completed.stdout.split() == ["imported"]
+
+
+@pytest.mark.ours_only("the real gevent waits for ever")
+def test_waiting_for_any_child_without_children_is_an_error():
+    run_script("""
+        import gevent.os, gevent.subprocess, os
+        try:
+            gevent.os.waitpid(-1, 0)
+        except ChildProcessError:
+            pass
+        else:
+            raise AssertionError("nobody to wait for")
+    """)
+
+
+@pytest.mark.ours_only("the real gevent's process waits for ever")
+def test_status_that_somebody_asked_of_any_child_reaches_its_process_too():
+    run_script("""
+        import gevent.os, gevent.subprocess, os
+        process = gevent.subprocess.Popen(["sh", "-c", "exit 7"])
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert gevent.os.waitpid(-1, os.WNOHANG) == (process.pid, 7 << 8)
+        assert process.wait(timeout=20) == 7
+        try:
+            again = gevent.os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            pass
+        else:
+            raise AssertionError(again)
+    """)
+
+
+@pytest.mark.ours_only("the real gevent tells of the same child again")
+def test_each_child_is_found_once_by_who_waits_for_any():
+    run_script("""
+        import gevent.os, gevent.subprocess, os
+        pids = {}
+        for _ in range(3):
+            pid = gevent.os.fork_and_watch()
+            if not pid:
+                os._exit(3)
+            pids[pid] = None
+        for _ in range(3):
+            pid, status = gevent.os.waitpid(-1, 0)
+            assert pid in pids and pids[pid] is None and status == 3 << 8, (pid, status, pids)
+            pids[pid] = status
+    """)
+
+
+def test_children_of_the_parent_are_not_those_of_the_child():
+    run_script("""
+        import gevent.os, gevent.subprocess, os
+        first = gevent.os.fork_and_watch()
+        if not first:
+            os._exit(0)
+        second = gevent.os.fork_and_watch()
+        if not second:
+            try:
+                gevent.os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                os._exit(9)
+            os._exit(1)
+        assert gevent.os.waitpid(second, 0) == (second, 9 << 8)
+        assert gevent.os.waitpid(first, 0) == (first, 0)
+    """)

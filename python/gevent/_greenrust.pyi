@@ -243,6 +243,8 @@ class child(watcher):
     @property
     def pid(self) -> int: ...
 
+def tell_child_watchers(pid: int, status: int) -> None: ...    # for who has taken the status from the system
+
 class stat(watcher):
     def __new__(cls, loop: loop, path: str, interval: float = 0.0, ref: bool = ..., priority: int | None = None) -> Self: ...
     @property

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gevent._config import config
-from gevent._greenrust import get_hub, get_hub_if_exists, wait_read, wait_write
+from gevent._greenrust import get_hub, get_hub_if_exists, tell_child_watchers, wait_read, wait_write
 from gevent.hub import reinit
 
 __implements__ = ["fork", "forkpty", "close"]
@@ -110,6 +110,17 @@ def tp_write(fd: int, buf: Any) -> int:
 
 # pid -> the running watcher, or (pid, status, time of death) until someone asks for the status.
 _watched_children: dict[int, Any] = {}
+# Those of them whose status `waitpid` has returned before their watcher was called.
+_told_early: set[int] = set()
+
+
+def _forget_children() -> None:
+    # In the child of a fork: the parent's children are not its own.
+    _watched_children.clear()
+    _told_early.clear()
+
+
+_os.register_at_fork(after_in_child=_forget_children)
 
 
 def _ignore_child() -> None:
@@ -131,7 +142,11 @@ def _on_child(watcher: Any, callback: Callable[[Any], Any] | None) -> None:
     # Runs in the hub.
     watcher.stop()
     try:
-        _watched_children[watcher.pid] = (watcher.pid, watcher.rstatus, _time.monotonic())
+        if watcher.pid in _told_early:
+            _told_early.discard(watcher.pid)
+            _watched_children.pop(watcher.pid, None)
+        else:
+            _watched_children[watcher.pid] = (watcher.pid, watcher.rstatus, _time.monotonic())
         if callback is not None:
             callback(watcher)
         _on_child_hook()
@@ -143,6 +158,7 @@ def _on_child(watcher: Any, callback: Callable[[Any], Any] | None) -> None:
 def _watch_child(pid: int, callback: Callable[[Any], Any] | None = None, loop: Any = None, ref: bool = False) -> None:
     loop = loop or get_hub().loop
     watcher = loop.child(pid, ref=ref)
+    _told_early.discard(pid)
     _watched_children[pid] = watcher
     watcher.start(_on_child, watcher, callback)
 
@@ -164,6 +180,46 @@ def _wait_for_unwatched(pid: int) -> tuple[int, int]:
     return found if found[0] else _waitpid(pid, 0)
 
 
+def _note_returned(pid: int) -> None:
+    """Let nobody be told a second time that the child *pid* has ended, but its own watchers."""
+    state = _watched_children.get(pid)
+    if isinstance(state, tuple):
+        del _watched_children[pid]
+    elif state is not None:
+        _told_early.add(pid)
+
+
+def _wait_for_any() -> tuple[int, int]:
+    """Wait until some child ends."""
+    if not _watched_children:
+        # Raises ChildProcessError if there is none.
+        _os.waitid(_os.P_ALL, 0, _os.WEXITED | _os.WNOHANG | _os.WNOWAIT)
+    hub = get_hub()
+    watcher = hub.loop.child(0, False)
+    try:
+        hub.wait(watcher)
+        found = watcher.rpid, watcher.rstatus
+    finally:
+        watcher.stop()
+        watcher.close()
+    _note_returned(found[0])
+    return found
+
+
+def _ask_for_some(pid: int, options: int) -> tuple[int, int]:
+    """Ask the system for any child, or for one of a process group, and let its watchers know of the answer."""
+    try:
+        found, status = _waitpid(pid, options)
+    except ChildProcessError:
+        if pid == -1 and options & _os.WNOHANG and _watched_children:
+            return 0, 0     # somebody else has taken its status; the loop will tell
+        raise
+    if found and (_os.WIFEXITED(status) or _os.WIFSIGNALED(status)):
+        _note_returned(found)
+        tell_child_watchers(found, status)
+    return found, status
+
+
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """Wait for the child *pid* as `os.waitpid` does; returns its pid and status.
 
@@ -175,17 +231,12 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
         if dead:
             pid = min(dead, key=lambda state: state[2])[0]
         elif options == 0:
-            hub = get_hub()
-            watcher = hub.loop.child(0, False)
-            try:
-                hub.wait(watcher)
-                return watcher.rpid, watcher.rstatus
-            finally:
-                watcher.stop()
-                watcher.close()
+            return _wait_for_any()
+    if pid <= 0:
+        return _ask_for_some(pid, options)
     state = _watched_children.get(pid)
     if state is None:
-        return _waitpid(pid, options) if pid <= 0 or options else _wait_for_unwatched(pid)
+        return _waitpid(pid, options) if options else _wait_for_unwatched(pid)
     if isinstance(state, tuple):
         del _watched_children[pid]
         return state[:2]
@@ -200,8 +251,7 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
     finally:
         watcher.stop()
         watcher.close()
-    if isinstance(_watched_children.get(pid), tuple):
-        del _watched_children[pid]
+    _note_returned(pid)
     return status
 
 

@@ -182,6 +182,15 @@ fn tell(py: Python<'_>, pid: i32, status: i32) {
     }
 }
 
+/// tell_child_watchers(pid, status)
+///
+/// Tells the watchers of the child process *pid*, in all threads, that it has ended: for who has taken its *status*
+/// from the system, so that it is not lost to the others. Does not switch.
+#[pyfunction]
+pub(super) fn tell_child_watchers(py: Python<'_>, pid: i32, status: i32) {
+    tell(py, pid, status);
+}
+
 /// In the child of a fork: the parent's children are not ours.
 pub(super) fn after_fork(py: Python<'_>) {
     let watchers = WATCHERS.take();

@@ -712,6 +712,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<timer::PyTimer>()?;
     module.add_class::<signal::PySignal>()?;
     module.add_class::<child::PyChild>()?;
+    module.add_function(wrap_pyfunction!(child::tell_child_watchers, module)?)?;
     module.add_class::<stat::PyStat>()?;
     module.add_class::<turns::PyPrepare>()?;
     module.add_class::<turns::PyCheck>()?;
