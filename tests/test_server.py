@@ -1,12 +1,15 @@
 """StreamServer."""
 import gc
+import os
+import shutil
 import socket as native
 import time
 import warnings
+from pathlib import Path
 
 import gevent
 import pytest
-from gevent import socket
+from gevent import socket, ssl
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -286,3 +289,58 @@ def test_slow_reader_does_not_stop_the_others(serve):
         while data := slow.recv(1 << 20):
             received += len(data)
     assert received == size and sent.is_set()
+
+
+class EchoByTls:
+    """A TLS server that echoes a byte, whose certificate can be replaced while it runs."""
+
+    def __init__(self, folder, make_certificate):
+        self.folder, self.make_certificate = folder, make_certificate
+        self.installed = self.install()
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname = False
+        self.context.verify_mode = ssl.CERT_NONE
+        # Its sessions can be used once the handshake is over.
+        self.context.maximum_version = ssl.TLSVersion.TLSv1_2
+        self.server = StreamServer(("127.0.0.1", 0), lambda sock, address: sock.sendall(sock.recv(1)),
+                                   certfile=str(folder / "certfile"), keyfile=str(folder / "keyfile"))
+        self.server.start()
+
+    def install(self):
+        """Put a new certificate into the place of the old one, as renewing programs do; return its text."""
+        made = self.make_certificate()
+        for name, path in made.items():
+            shutil.copyfile(path, self.folder / "new")
+            os.replace(self.folder / "new", self.folder / name)
+        return Path(made["certfile"]).read_text()
+
+    def visit(self, session=None):
+        """Return the certificate that is shown, by its text, the connection's session, and whether it was known."""
+        with (
+            socket.create_connection(self.server.address, timeout=30) as sock,
+            self.context.wrap_socket(sock, session=session) as tls,
+        ):
+            tls.sendall(b"x")
+            assert tls.recv(1) == b"x"
+            return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)), tls.session, tls.session_reused
+
+
+@pytest.fixture
+def echo_by_tls(tmp_path, make_certificate):
+    echo = EchoByTls(tmp_path, make_certificate)
+    yield echo
+    echo.server.stop()
+
+
+def test_renewed_certificate_is_shown_to_the_next_connection(echo_by_tls):
+    assert echo_by_tls.visit()[0] == echo_by_tls.installed
+    renewed = echo_by_tls.install()
+    assert echo_by_tls.visit()[0] == renewed
+
+
+@pytest.mark.ours_only("the real server reads its files for each connection, and so knows no sessions")
+def test_certificate_that_is_the_same_is_not_read_again(echo_by_tls):
+    _, session, _ = echo_by_tls.visit()
+    assert echo_by_tls.visit(session)[2]
+    echo_by_tls.install()
+    assert not echo_by_tls.visit(session)[2]

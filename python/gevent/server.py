@@ -6,7 +6,7 @@ from typing import Any
 from gevent._greenrust import Semaphore
 from gevent.baseserver import BaseServer
 from gevent.socket import socket
-from gevent.ssl import wrap_socket
+from gevent.ssl import _ServerWrap
 
 __all__ = ["StreamServer", "DatagramServer"]
 
@@ -63,7 +63,7 @@ class StreamServer(BaseServer):
             if ssl_args:
                 ssl_args.setdefault("server_side", True)
                 context = ssl_args.pop("ssl_context", None)
-                self.wrap_socket: Any = wrap_socket if context is None else context.wrap_socket
+                self.wrap_socket: Any = _ServerWrap() if context is None else context.wrap_socket
                 self.ssl_args = ssl_args
             if backlog is not None:
                 if hasattr(self, "socket"):

@@ -4,6 +4,7 @@ Everything of the standard library's `ssl` is here under its name. `SSLSocket` i
 `gevent.socket.socket`. Patching does not replace the classes of `ssl`: it tells the standard library's `SSLContext`
 to make sockets of this class, so that contexts, subclasses and references that exist already work.
 """
+import os as _os
 import ssl as _stdlib
 from typing import Any
 
@@ -169,6 +170,18 @@ def wrap_socket(sock: Any, keyfile: Any = None, certfile: Any = None, server_sid
     Verifies nothing unless *cert_reqs* says so, and never the host name. Raises ValueError when the arguments do
     not fit together.
     """
+    context = _context_of(server_side, keyfile, certfile, cert_reqs, ssl_version, ca_certs, ciphers)
+    return context.wrap_socket(
+        sock,
+        server_side=server_side,
+        do_handshake_on_connect=do_handshake_on_connect,
+        suppress_ragged_eofs=suppress_ragged_eofs,
+    )
+
+
+def _context_of(server_side: bool, keyfile: Any = None, certfile: Any = None, cert_reqs: Any = _stdlib.CERT_NONE,
+                ssl_version: Any = _stdlib.PROTOCOL_TLS, ca_certs: Any = None,
+                ciphers: str | None = None) -> SSLContext:
     if server_side and not certfile:
         raise ValueError("certfile must be specified for server-side operations")
     if keyfile and not certfile:
@@ -185,12 +198,32 @@ def wrap_socket(sock: Any, keyfile: Any = None, certfile: Any = None, server_sid
         context.load_cert_chain(certfile, keyfile)
     if ciphers:
         context.set_ciphers(ciphers)
-    return context.wrap_socket(
-        sock,
-        server_side=server_side,
-        do_handshake_on_connect=do_handshake_on_connect,
-        suppress_ragged_eofs=suppress_ragged_eofs,
-    )
+    return context
+
+
+class _ServerWrap:
+    """`wrap_socket` for a server, whose arguments are the same for each connection.
+
+    Reading the files costs more than a handshake. So the context is made anew only when one of them has changed.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[Any, SSLContext] | None = None
+
+    def __call__(self, sock: Any, server_side: bool = True, do_handshake_on_connect: bool = True,
+                 suppress_ragged_eofs: bool = True, **arguments: Any) -> Any:
+        files = [_os.stat(path) for name in ("certfile", "keyfile", "ca_certs") if (path := arguments.get(name))]
+        # Taken before they are read: what changes meanwhile is seen by the next connection.
+        made_of = server_side, arguments, [(file.st_mtime_ns, file.st_size, file.st_ino) for file in files]
+        known = self._known
+        if known is None or known[0] != made_of:
+            known = self._known = made_of, _context_of(server_side, **arguments)
+        return known[1].wrap_socket(
+            sock,
+            server_side=server_side,
+            do_handshake_on_connect=do_handshake_on_connect,
+            suppress_ragged_eofs=suppress_ragged_eofs,
+        )
 
 
 def get_server_certificate(addr: tuple[str, int], ssl_version: Any = _stdlib.PROTOCOL_TLS_CLIENT, ca_certs: Any = None,
