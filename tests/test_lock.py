@@ -141,3 +141,31 @@ def test_semaphore_shared_by_threads_loses_no_permit():
         thread.join()
     assert len(total) == 200
     assert semaphore.counter == 1
+
+
+@pytest.mark.parametrize("kind", [Semaphore, BoundedSemaphore])
+def test_counter_can_be_set(kind):
+    semaphore = kind(1)
+    semaphore.acquire()
+    semaphore.counter = 1
+    assert semaphore.counter == 1
+    assert semaphore.acquire(blocking=False)
+    assert not semaphore.acquire(blocking=False)
+    with pytest.raises(TypeError):
+        semaphore.counter = "many"
+
+
+@pytest.mark.ours_only("the real gevent wakes nobody until the next release, and takes any number")
+def test_permits_that_are_set_wake_those_who_wait():
+    semaphore = Semaphore(0)
+    waiters = [gevent.spawn(semaphore.acquire, timeout=20) for _ in range(3)]
+    gevent.sleep(0)
+    semaphore.counter = 2
+    gevent.joinall(waiters[:2])
+    assert [waiter.value for waiter in waiters] == [True, True, None]
+    assert semaphore.counter == 0
+    semaphore.release()
+    assert waiters[2].get()
+    with pytest.raises(ValueError, match="-1"):
+        semaphore.counter = -1
+    assert semaphore.counter == 0

@@ -131,6 +131,16 @@ impl PySemaphore {
         self.fields.semaphore.permits()
     }
 
+    /// Wakes as many who wait. Programs that inherit a semaphore by a fork make it free so.
+    #[setter]
+    fn set_counter(slf: &Bound<'_, Self>, value: Count) -> PyResult<()> {
+        let permits = usize::try_from(value.0)
+            .map_err(|_| PyValueError::new_err(format!("a semaphore's counter must be >= 0, not {}", value.0)))?;
+        slf.get().fields.semaphore.set_permits(permits);
+        Self::tell(slf);
+        Ok(())
+    }
+
     /// locked() -> whether no permit is free
     fn locked(&self) -> bool {
         self.fields.semaphore.is_locked()

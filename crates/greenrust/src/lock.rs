@@ -152,6 +152,15 @@ impl Semaphore {
         self.line.promise(permits);
     }
 
+    /// Sets how many permits are free, and wakes as many who wait. Does not switch.
+    pub fn set_permits(&self, permits: usize) {
+        if permits > self.permits.get() {
+            self.holder.give_up();
+        }
+        self.permits.set(permits);
+        self.line.promise(permits);
+    }
+
     /// Takes a permit; waits for one. Dropping the [`Permit`] gives it back.
     ///
     /// ```
