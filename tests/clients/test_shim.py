@@ -19,7 +19,7 @@ def test_requirement_is_met_by_a_distribution_without_modules():
     assert {path.parts[0] for path in importlib.metadata.files("greenrust") if path.suffix == ".py"} == {"gevent"}
 
 
-@pytest.mark.parametrize("name", ["locust", "gevent-websocket", "geventhttpclient"])
+@pytest.mark.parametrize("name", ["locust", "gevent-websocket", "geventhttpclient", "gipc", "grequests", "zerorpc"])
 def test_programs_that_require_gevent_are_installed_by_pip(name):
     requirements = importlib.metadata.requires(name)
     assert any(requirement.startswith("gevent") for requirement in requirements), requirements

@@ -1,0 +1,157 @@
+"""Libraries that are written for gevent: bottle's server, geventhttpclient, gipc, grequests and zerorpc.
+
+Each call waits at a meeting point for the others, so that calls one after the other never end well.
+"""
+from implementation import run_script
+
+# A server in the same process, which answers when ten requests are there.
+MEETING = """
+    import gevent
+    from gevent.event import Event
+    from gevent.pywsgi import WSGIServer
+    arrived, everybody = [], Event()
+
+    def meet():
+        arrived.append(1)
+        if len(arrived) == 10:
+            everybody.set()
+        return b"met" if everybody.wait(30) else b"alone"
+
+    def application(environ, start_response):
+        answer = meet()
+        start_response("200 OK", [("Content-Length", str(len(answer)))])
+        return [answer]
+
+    def serve():
+        server = WSGIServer(("127.0.0.1", 0), application, log=None)
+        server.start()
+        return f"http://127.0.0.1:{server.server_port}/"
+"""
+
+
+def test_bottle_serves_requests_at_once():
+    run_script("""
+    from gevent import monkey; monkey.patch_all()
+    """ + MEETING + """
+    import logging, socket, urllib.request
+    import bottle
+
+    bottle.route("/")(meet)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    gevent.spawn(bottle.run, server="gevent", host="127.0.0.1", port=port, quiet=True)
+    for attempt in range(500):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except ConnectionRefusedError:
+            gevent.sleep(0.01)
+
+    def get(number):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=40) as answer:
+            return answer.read()
+
+    requests = [gevent.spawn(get, number) for number in range(10)]
+    gevent.joinall(requests, raise_error=True)
+    assert [request.value for request in requests] == [b"met"] * 10
+    """)
+
+
+def test_grequests_sends_requests_at_once():
+    # It patches by itself, and so comes first.
+    run_script("""
+    import grequests
+    """ + MEETING + """
+    url = serve()
+    answers = grequests.map([grequests.get(url, timeout=40) for number in range(10)])
+    assert [answer.text for answer in answers] == ["met"] * 10, answers
+    """)
+
+
+def test_geventhttpclient_sends_requests_at_once():
+    run_script(MEETING + """
+    from geventhttpclient import HTTPClient
+
+    client = HTTPClient.from_url(serve(), concurrency=10, network_timeout=40, connection_timeout=40)
+    requests = [gevent.spawn(lambda: bytes(client.get("/").read())) for number in range(10)]
+    gevent.joinall(requests, raise_error=True)
+    assert [request.value for request in requests] == [b"met"] * 10
+    client.close()
+    """)
+
+
+def test_gipc_talks_with_processes_while_greenlets_run(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("""
+import gevent
+import gipc
+
+def double(pipe):
+    while (number := pipe.get()) is not None:
+        pipe.put(number * 2)
+
+def main():
+    with gipc.pipe(duplex=True) as (near, far), gipc.pipe(duplex=True) as (second_near, second_far):
+        processes = [gipc.start_process(double, args=(end,)) for end in (far, second_far)]
+        turns = []
+
+        def talk(pipe, first):
+            for number in range(first, first + 20):
+                pipe.put(number)
+                turns.append(first)
+                assert pipe.get() == number * 2
+            pipe.put(None)
+
+        # Neither process answers the second greenlet unless the first one lets it run meanwhile.
+        waiting = gevent.spawn(second_near.get)
+        gevent.joinall([gevent.spawn(talk, near, 0)], raise_error=True)
+        assert not waiting.ready()
+        second_near.put(50)
+        assert waiting.get() == 100
+        second_near.put(None)
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+    process = gipc.start_process(gevent.sleep, args=(600,))
+    process.terminate()
+    process.join()
+    assert process.exitcode == -15
+    print("done")
+
+if __name__ == "__main__":
+    main()
+""")
+    run_script("""
+    import subprocess
+    done = subprocess.run([sys.executable, sys.argv[1]], capture_output=True, text=True, timeout=40)
+    assert (done.stdout, done.stderr, done.returncode) == ("done\\n", "", 0), done
+    """, str(program))
+
+
+def test_zerorpc_answers_calls_at_once(tmp_path):
+    run_script(MEETING + """
+    import zerorpc
+
+    class Service:
+        def meet(self):
+            return meet().decode()
+
+        @zerorpc.stream
+        def count(self, number):
+            return iter(range(number))
+
+    address = "ipc://" + sys.argv[1]
+    server = zerorpc.Server(Service(), heartbeat=None)
+    server.bind(address)
+    running = gevent.spawn(server.run)
+    client = zerorpc.Client(address, timeout=40, heartbeat=None)
+    assert list(client.count(200)) == list(range(200))
+    calls = [gevent.spawn(client.meet) for number in range(10)]
+    gevent.joinall(calls, raise_error=True)
+    assert [call.value for call in calls] == ["met"] * 10
+    client.close()
+    server.stop()
+    running.join(30)
+    assert running.ready()
+    server.close()
+    """, str(tmp_path / "socket"))
