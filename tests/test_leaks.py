@@ -249,6 +249,105 @@ TLS = """
 """
 
 
+# Requests of one kind by ten clients at once, each on connections of its own.
+REQUESTS = r"""
+import base64, random
+from gevent import socket, ssl
+from gevent.pywsgi import WSGIServer
+
+kind, key, certificate = sys.argv[1:]
+randomness = random.Random(1)
+
+def application(environ, start_response):
+    websocket = environ.get("wsgi.websocket")
+    if websocket is not None:
+        websocket.accept()
+        for message in websocket:
+            websocket.send(message)
+        return []
+    if environ["PATH_INFO"] == "/fails":
+        raise ValueError("on purpose")
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [body] if environ["PATH_INFO"] == "/" else iter([b"streamed", body])
+
+files = {"keyfile": key, "certfile": certificate} if kind == "TLS" else {}
+# Those who abort connect many times before the loop polls: beyond the backlog the system lets them wait for a second.
+server = WSGIServer(("127.0.0.1", 0), application, log=None, error_log=None, backlog=4096, **files)
+server.start()
+gevent.get_hub().exception_stream = None
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname = False
+context.verify_mode = ssl.CERT_NONE
+
+def connect():
+    sock = socket.create_connection(server.address, timeout=30)
+    return context.wrap_socket(sock) if kind == "TLS" else sock
+
+def head(path, *fields):
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: t", *fields, "", ""]).encode()
+
+CHUNKED = head("/stream", "Transfer-Encoding: chunked") + b"4\r\nbody\r\n0\r\n\r\n"
+KEPT = head("/", "Content-Length: 4") + b"body"
+UPGRADE = head("/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+               "Sec-WebSocket-Extensions: permessage-deflate",
+               "Sec-WebSocket-Key: " + base64.b64encode(bytes(16)).decode()).replace(b"POST", b"GET", 1)
+ONCE = {
+    "closed": head("/", "Connection: close"), "malformed": head("/", "a b: c"),
+    "failing": head("/fails", "Connection: close"),
+}
+
+def client(rounds):
+    if kind in ONCE:
+        for _ in range(rounds):
+            with connect() as sock:
+                sock.sendall(ONCE[kind])
+                while sock.recv(10000):
+                    pass
+    elif kind == "aborted":
+        for _ in range(rounds):
+            with connect() as sock:
+                request = randomness.choice([CHUNKED, KEPT, UPGRADE])
+                sock.sendall(request[:randomness.randrange(len(request) + 1)])
+                if randomness.random() < 0.5:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                gevent.sleep(0)
+    elif kind == "WebSocket":
+        for _ in range(rounds // 10 or 1):
+            with connect() as sock, sock.makefile("rb") as file:
+                sock.sendall(UPGRADE)
+                while file.readline() != b"\r\n":
+                    pass
+                for _ in range(10):
+                    sock.sendall(b"\x81\x82\0\0\0\0hi")
+                    assert file.read(2)[0] & 0x8f == 0x81
+                    file.read(2)
+    else:
+        end = b"0\r\n\r\n" if kind == "chunked" else b"\r\n\r\nbody"
+        for _ in range(rounds // 10 or 1):
+            with connect() as sock:
+                for _ in range(10):
+                    sock.sendall(CHUNKED if kind == "chunked" else KEPT)
+                    answer = b""
+                    while not answer.endswith(end):
+                        answer += sock.recv(10000)
+
+def operation(rounds):
+    gevent.joinall([gevent.spawn(client, rounds // 10) for _ in range(10)], raise_error=True)
+    while len(server._service):
+        gevent.sleep(0.001)
+
+# What is counted goes up and down by some objects that wait for the collector or are kept for the next request.
+measure(operation, 4000, blocks=2000)
+"""
+
+
+@pytest.mark.ours_only("of the real server, what is to be measured is not counted")
+@pytest.mark.parametrize("kind", ["kept", "chunked", "closed", "malformed", "failing", "aborted", "WebSocket", "TLS"])
+def test_nothing_grows_over_requests(kind, certificate):
+    run_script(MEASURE + REQUESTS, kind, certificate["keyfile"], certificate["certfile"])
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_nothing_grows_over(name):
     run_script(MEASURE + textwrap.dedent(OPERATIONS[name]))
