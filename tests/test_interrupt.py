@@ -797,6 +797,254 @@ def task_group_exit():
     assert ended
 
 
+@case
+def idle():
+    # A busy loop is never idle.
+    def yield_for_ever():
+        while True:
+            gevent.sleep(0)
+
+    busy = gevent.spawn(yield_for_ever)
+    yield gevent.idle
+    busy.kill()
+    finishes(gevent.idle)
+
+
+@case
+def killall():
+    gate = Event()
+
+    def refuse():
+        while not gate.is_set():
+            with contextlib.suppress(gevent.GreenletExit):
+                gate.wait()
+
+    refusing = [gevent.spawn(refuse) for _ in range(2)]
+    gevent.sleep(0)
+    yield lambda: gevent.killall(refusing)
+    gate.set()
+    finishes(gevent.joinall, refusing)
+
+
+@case
+def with_timeout():
+    event = Event()
+    yield lambda: gevent.with_timeout(1000, event.wait)
+    event.set()
+    assert finishes(gevent.with_timeout, 1000, event.wait) is True
+
+
+@case
+def greenlet_context():
+    ended = Event()
+
+    def member():
+        try:
+            gevent.sleep(1000)
+        finally:
+            ended.set()
+
+    def run():
+        with gevent.spawn(member):
+            pass
+
+    yield run
+    assert finishes(ended.wait) is True
+
+
+@case
+def async_result_result():
+    result = AsyncResult()
+    yield result.result
+    result.set("value")
+    assert finishes(result.result) == "value"
+
+
+@case
+def lifo_queue_put():
+    queue = LifoQueue(1)
+    queue.put("first")
+    yield lambda: queue.put("interrupted")
+    assert finishes(queue.get) == "first"
+    finishes(queue.put, "second")
+    assert finishes(queue.get) == "second"
+    assert queue.empty()
+
+
+@case
+def priority_queue_put():
+    queue = PriorityQueue(1)
+    queue.put(2)
+    yield lambda: queue.put(1)
+    assert finishes(queue.get) == 2
+    finishes(queue.put, 3)
+    assert finishes(queue.get) == 3
+    assert queue.empty()
+
+
+@case
+def simple_queue_put():
+    queue = SimpleQueue(1)
+    queue.put("first")
+    yield lambda: queue.put("interrupted")
+    assert finishes(queue.get) == "first"
+    finishes(queue.put, "second")
+    assert finishes(queue.get) == "second"
+    assert queue.empty()
+
+
+@case
+def rlock_with():
+    lock = RLock()
+    gate = Event()
+
+    def hold():
+        with lock:
+            gate.wait()
+
+    holder = gevent.spawn(hold)
+    gevent.sleep(0)
+
+    def enter():
+        with lock:
+            raise AssertionError("entered")
+
+    yield enter
+    gate.set()
+    holder.join()
+    assert finishes(lock.acquire, False) is True
+
+
+@case
+def group_map():
+    group = Group()
+    gate = Event()
+    yield lambda: group.map(lambda number: gate.wait(), range(3))
+    gate.set()
+    finishes(group.join)
+    assert len(group) == 0
+
+
+@case
+def group_kill():
+    gate = Event()
+
+    def refuse():
+        while not gate.is_set():
+            with contextlib.suppress(gevent.GreenletExit):
+                gate.wait()
+
+    group = Group()
+    group.spawn(refuse)
+    gevent.sleep(0)
+    yield group.kill
+    gate.set()
+    finishes(group.join)
+    assert len(group) == 0
+
+
+@case
+def thread_pool_imap():
+    with busy_thread_pool() as pool:
+        yield lambda: list(pool.imap(str, [1, 2]))
+    assert finishes(lambda: list(pool.imap(str, [3, 4]))) == ["3", "4"]
+    pool.kill()
+
+
+@case
+def socket_recvfrom_into():
+    buffer = bytearray(4)
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield lambda: sock.recvfrom_into(buffer)
+        sock.sendto(b"x", sock.getsockname())
+        assert finishes(sock.recvfrom_into, buffer) == (1, sock.getsockname())
+
+
+@case
+def socket_recvmsg():
+    a, b = socket.socketpair()
+    with a, b:
+        yield lambda: a.recvmsg(10)
+        b.sendall(b"x")
+        assert finishes(a.recvmsg, 10)[0] == b"x"
+
+
+@case
+def socket_recvmsg_into():
+    a, b = socket.socketpair()
+    buffer = bytearray(4)
+    with a, b:
+        yield lambda: a.recvmsg_into([buffer])
+        b.sendall(b"x")
+        assert finishes(a.recvmsg_into, [buffer])[0] == 1
+
+
+@case
+def socket_sendmsg():
+    a, b = socket.socketpair()
+    with a, b:
+        sent = fill(a)
+        yield lambda: a.sendmsg([b"interrupted"])
+        while sent:
+            sent -= len(b.recv(min(sent, 65536)))
+        assert finishes(a.sendmsg, [b"next"]) == 4
+        assert finishes(b.recv, 100) == b"next"
+
+
+@case
+def makefile_readline():
+    a, b = socket.socketpair()
+    with a, b, a.makefile("rb") as file:
+        yield file.readline
+        b.sendall(b"line\n")
+        assert finishes(file.readline) == b"line\n"
+
+
+@case
+def file_object_write():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 65536)
+    with FileObject(writing, "wb", buffering=0) as writer:
+        yield lambda: writer.write(b"interrupted")
+        os.read(reading, 1 << 20)
+        assert finishes(writer.write, b"next") == 4
+    os.close(reading)
+
+
+@case
+def subprocess_run():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield lambda: subprocess.run(["cat"], stdin=process.stdout)
+        process.stdin.close()
+        assert finishes(process.wait) == 0
+
+
+@case
+def wait_for_a_process():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        yield lambda: gevent.wait([process])
+        process.stdin.close()
+        assert finishes(gevent.wait, [process]) == [process]
+
+
+@case
+def executor_shutdown():
+    executor = ThreadPoolExecutor(1)
+    gate = _thread.allocate_lock()
+    gate.acquire()
+    future = executor.submit(gate.acquire)
+    try:
+        yield executor.shutdown
+    finally:
+        gate.release()
+    assert finishes(future.result) is True
+    finishes(executor.shutdown)
+
+
 class Interrupted(Exception):
     """What the tests throw."""
 
