@@ -577,3 +577,9 @@ def test_repr_of_a_greenlet_that_owns_the_lock_it_was_given():
     assert text.count("hold") == 1 and "_owner=<Greenlet" in text
     # It shows all the next time as well.
     assert gevent.spawn(hold, lock).get().count("hold") == 1
+
+
+def test_exit_takes_its_arguments_by_the_names_that_gevent_uses():
+    greenlet = gevent.spawn(str, "value")
+    greenlet.__exit__(t=None, v=None, tb=None)
+    assert greenlet.get() == "value"

@@ -359,3 +359,25 @@ def test_loop_ends_when_only_sockets_without_ref_are_waited_for():
         for pair in pairs:
             for end in pair:
                 end.close()
+
+
+def test_arguments_can_be_given_by_the_names_that_gevent_uses():
+    with socket.socket(socket.AF_UNIX) as sock:
+        with pytest.raises(FileNotFoundError):
+            sock.connect(address="/nonexistent/socket")
+        assert sock.connect_ex(address="/nonexistent/socket") == errno.ENOENT
+        sock.settimeout(howlong=2.5)
+        assert sock.gettimeout() == 2.5
+        sock.setblocking(flag=False)
+        assert sock.gettimeout() == 0
+    a, b = socket.socketpair()
+    buffer = bytearray(4)
+    with a, b:
+        assert b.send(data=b"12", flags=0, timeout=1) == 2
+        b.sendall(data=b"34", flags=0)
+        assert a.recvmsg_into(buffers=[buffer])[0] == 4
+        assert buffer == b"1234"
+        with pytest.raises(TypeError):
+            a.recvmsg_into([buffer], buffers=[buffer])
+        b.shutdown(how=socket.SHUT_WR)
+        assert a.recv(1) == b""

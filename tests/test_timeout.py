@@ -273,3 +273,9 @@ def test_cancelled_timeout_and_one_without_a_limit_are_started_again():
     never.close()
     never.start()
     assert not never.pending
+
+
+def test_exit_takes_its_arguments_by_the_names_that_gevent_uses():
+    timeout = gevent.Timeout.start_new(1000)
+    assert not timeout.__exit__(typ=None, value=None, tb=None)
+    assert not timeout.pending

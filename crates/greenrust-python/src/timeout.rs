@@ -353,10 +353,11 @@ impl PyTimeout {
 
     fn __exit__(
         slf: &Bound<'_, Self>,
-        _kind: &Bound<'_, PyAny>,
+        typ: &Bound<'_, PyAny>,
         value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
+        tb: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
+        let _ = (typ, tb);
         if slf.get_type().is(PyType::new::<PyTimeout>(slf.py())) {
             slf.get().stop_for_good();
         } else {

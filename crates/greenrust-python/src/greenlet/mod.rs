@@ -1071,19 +1071,14 @@ impl PyGeventGreenlet {
         slf.clone()
     }
 
-    fn __exit__(
-        slf: &Bound<'_, Self>,
-        kind: Bound<'_, PyAny>,
-        value: Bound<'_, PyAny>,
-        traceback: Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn __exit__(slf: &Bound<'_, Self>, t: Bound<'_, PyAny>, v: Bound<'_, PyAny>, tb: Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
-        if kind.is_none() {
+        if t.is_none() {
             let joined = slf.call_method0(pyo3::intern!(py, "join"));
             slf.call_method0(pyo3::intern!(py, "kill"))?;
             joined.map(drop)
         } else {
-            slf.call_method1(pyo3::intern!(py, "kill"), ((kind, value, traceback),)).map(drop)
+            slf.call_method1(pyo3::intern!(py, "kill"), ((t, v, tb),)).map(drop)
         }
     }
 

@@ -76,7 +76,7 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         method!(
             recvmsg_into,
             c"recvmsg_into",
-            c"recvmsg_into($self, buffers, ancbufsize=0, flags=0, /)\n--\n\n\
+            c"recvmsg_into($self, buffers, *args)\n--\n\n\
              Receive into buffers with ancillary data, as the standard library's. Switches."
         ),
         method!(
@@ -105,13 +105,13 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         method!(
             connect,
             c"connect",
-            c"connect($self, address, /)\n--\n\n\
+            c"connect($self, address)\n--\n\n\
              Connect; a host name is looked up by the hub's resolver. Switches."
         ),
         method!(
             connect_ex,
             c"connect_ex",
-            c"connect_ex($self, address, /)\n--\n\n\
+            c"connect_ex($self, address)\n--\n\n\
              Connect, but return an error number, 0 when connected; a failed look-up is raised. Switches."
         ),
         method!(
@@ -123,7 +123,7 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         method!(
             shutdown,
             c"shutdown",
-            c"shutdown($self, how, /)\n--\n\n\
+            c"shutdown($self, how)\n--\n\n\
              End reading, writing or both; greenlets that wait for that go on with OSError."
         ),
         method!(
@@ -148,7 +148,7 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         method!(
             settimeout,
             c"settimeout",
-            c"settimeout($self, value, /)\n--\n\n\
+            c"settimeout($self, howlong)\n--\n\n\
              Set the time-out of each call in seconds; None: no limit; 0: never wait."
         ),
         method!(
@@ -160,7 +160,7 @@ fn methods() -> Vec<ffi::PyMethodDef> {
         method!(
             setblocking,
             c"setblocking",
-            c"setblocking($self, flag, /)\n--\n\n\
+            c"setblocking($self, flag)\n--\n\n\
              True: no time-out. False: never wait."
         ),
         method!(

@@ -22,7 +22,7 @@ const BACKLOG_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Connects; returns an error number, 0 when connected.
 fn connect_number(py: Python<'_>, socket: Socket, arguments: Arguments) -> PyResult<c_int> {
-    let [given] = arguments.parse("connect", [c""], 1)?;
+    let [given] = arguments.parse("connect", [c"address"], 1)?;
     // SAFETY: borrowed from the caller.
     let mut address = unsafe { Bound::<PyAny>::from_borrowed_ptr(py, given) };
     let family = socket.family();
@@ -240,9 +240,9 @@ impl Socket {
 }
 
 pub(super) fn shutdown(py: Python<'_>, socket: Socket, arguments: Arguments) -> PyResult<*mut ffi::PyObject> {
-    let [how] = arguments.parse("shutdown", [c"how"], 1)?;
+    let [given] = arguments.parse("shutdown", [c"how"], 1)?;
     // SAFETY: a live object; what is no integer is `_socket`'s to refuse.
-    let how = if unsafe { ffi::PyLong_Check(how) } != 0 { flags(py, how).unwrap_or(-1) } else { -1 };
+    let how = if unsafe { ffi::PyLong_Check(given) } != 0 { flags(py, given).unwrap_or(-1) } else { -1 };
     let hub = socket.extra().hub.get();
     if std::ptr::eq(hub, Hub::current()) {
         let descriptor = socket.descriptor();
@@ -256,5 +256,7 @@ pub(super) fn shutdown(py: Python<'_>, socket: Socket, arguments: Arguments) -> 
             }
         }
     }
+    // CPython's method takes no argument by name.
+    let arguments = Arguments { values: &raw const given, count: 1, names: std::ptr::null_mut() };
     call_plain(py, &class().shutdown, socket, arguments)
 }

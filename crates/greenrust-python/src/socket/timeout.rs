@@ -22,7 +22,7 @@ pub(super) fn seconds(value: &Bound<'_, PyAny>) -> PyResult<f64> {
 }
 
 pub(super) fn settimeout(py: Python<'_>, socket: Socket, arguments: Arguments) -> PyResult<*mut ffi::PyObject> {
-    let [value] = arguments.parse("settimeout", [c"value"], 1)?;
+    let [value] = arguments.parse("settimeout", [c"howlong"], 1)?;
     // SAFETY: borrowed from the caller.
     let seconds = seconds(&unsafe { Bound::from_borrowed_ptr(py, value) })?;
     socket.extra().timeout.set(seconds);

@@ -172,6 +172,14 @@ pub(super) fn recvmsg(py: Python<'_>, socket: Socket, arguments: Arguments) -> P
 }
 
 pub(super) fn recvmsg_into(py: Python<'_>, socket: Socket, arguments: Arguments) -> PyResult<*mut ffi::PyObject> {
+    let buffers = arguments.keyword(c"buffers");
+    // CPython's method takes no argument by name.
+    let is_named_alone = arguments.positional(0).is_null() && arguments.named() == 1 && !buffers.is_null();
+    let arguments = if is_named_alone {
+        Arguments { values: &raw const buffers, count: 1, names: std::ptr::null_mut() }
+    } else {
+        arguments
+    };
     through_plain(py, &class().recvmsg_into, socket, arguments, Direction::Read, 2)
 }
 
