@@ -7,6 +7,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
+from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 from http_client import Client, hello
 
@@ -864,3 +865,14 @@ def test_application_that_never_starts_its_response_is_answered_by_500(serve, er
         assert client.at_end()
     assert "did not call start_response()" in log.getvalue()
     assert errors.getvalue() == ""
+
+
+@pytest.mark.parametrize("spawn", ["default", 3, "pool", "spawn", "spawn_raw"])
+def test_each_way_to_spawn_serves(serve, spawn):
+    made = {"pool": Pool(3), "spawn": gevent.spawn, "spawn_raw": gevent.spawn_raw}.get(spawn, spawn)
+    server = serve(hello, spawn=made)
+    with Client(server) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\nGET / HTTP/1.0\r\n\r\n")
+        assert client.answer()[2] == b"hello"
+        assert client.answer()[2] == b"hello"
+        assert client.at_end()
