@@ -1,5 +1,7 @@
 """StreamServer."""
+import errno
 import gc
+import linecache
 import os
 import shutil
 import socket as native
@@ -225,6 +227,7 @@ def test_ten_thousand_idle_connections_leave_an_active_one_what_it_costs():
 def test_lack_of_descriptors_is_reported_and_survived():
     run_script("""
         import errno, io, os, resource
+        import tokenize   # which linecache of CPython 3.14 imports when a traceback is printed: that takes a descriptor
         import gevent
         from gevent import socket
         from gevent.server import StreamServer
@@ -238,14 +241,14 @@ def test_lack_of_descriptors_is_reported_and_survived():
         server.start()
         gevent.sleep(0)
         clients = [socket.socket() for _ in range(3)]
-        lowest = os.dup(0)
+        lowest = os.dup(1)
         os.close(lowest)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 50, hard))
         taken = []
         try:
             while True:
-                taken.append(os.dup(0))
+                taken.append(os.dup(1))
         except OSError as error:
             assert error.errno == errno.EMFILE
         for client in clients:
@@ -344,3 +347,26 @@ def test_certificate_that_is_the_same_is_not_read_again(echo_by_tls):
     assert echo_by_tls.visit(session)[2]
     echo_by_tls.install()
     assert not echo_by_tls.visit(session)[2]
+
+
+@pytest.mark.ours_only("the real gevent's accepting goes on without a pause where the report of an error fails")
+def test_error_is_reported_without_its_source_where_that_cannot_be_read(errors, monkeypatch):
+    """CPython 3.14 imports a module to read it, which takes a descriptor where there may be none left."""
+    def refuse(*args, **options):
+        raise OSError(errno.EMFILE, "no descriptor to read the source")
+
+    class Server(StreamServer):
+        failures = [OSError(errno.EMFILE, "no descriptor to accept")]
+
+        def do_read(self):
+            if self.failures:
+                raise self.failures.pop()
+            return super().do_read()
+
+    monkeypatch.setattr(linecache, "getlines", refuse)
+    with Server(("127.0.0.1", 0), echo) as server:
+        server.start()
+        assert ask(server, b"x") == b"x"
+    report = errors.getvalue()
+    assert "no descriptor to accept" in report and ", in do_read" in report and "failed with OSError" in report
+    assert "no descriptor to read" not in report

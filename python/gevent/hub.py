@@ -329,7 +329,15 @@ class Hub(_greenrust.Hub):
         if v is None:
             stream.write(f"{t.__name__}\n")
         else:
-            traceback.print_exception(t, v, tb, file=stream)
+            try:
+                traceback.print_exception(t, v, tb, file=stream)
+            except OSError:
+                # Its source could not be read: from CPython 3.14 on that imports a module, which takes a descriptor.
+                stream.write("Traceback (most recent call last):\n")
+                for frame, line in traceback.walk_tb(tb):
+                    code = frame.f_code
+                    stream.write(f'  File "{code.co_filename}", line {line}, in {code.co_name}\n')
+                stream.write(f"{t.__name__}: {v}\n")
         stream.write(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         if context is None:
             stream.write("\n")
