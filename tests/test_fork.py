@@ -225,6 +225,28 @@ def test_status_that_somebody_asked_of_any_child_reaches_its_process_too():
     """)
 
 
+@pytest.mark.ours_only("the real gevent waits for ever")
+@pytest.mark.parametrize("options", ["0", "os.WNOHANG"])
+def test_child_can_be_waited_for_before_its_watcher_was_called(options):
+    run_script(f"""
+        import gevent.os, os
+        pid = gevent.os.fork_and_watch()
+        if not pid:
+            os._exit(3)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert gevent.os.waitpid(-1, os.WNOHANG) == (pid, 3 << 8)
+        with gevent.Timeout(20):
+            assert gevent.os.waitpid(pid, {options}) == (pid, 3 << 8)
+        gevent.sleep(0.001)
+        try:
+            again = gevent.os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+        else:
+            raise AssertionError(again)
+    """)
+
+
 @pytest.mark.ours_only("the real gevent tells of the same child again")
 def test_each_child_is_found_once_by_who_waits_for_any():
     run_script("""

@@ -240,6 +240,10 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
     if isinstance(state, tuple):
         del _watched_children[pid]
         return state[:2]
+    if state.rpid:
+        # It has ended, and its watcher is about to be called; a new one would wait for ever.
+        _told_early.add(pid)
+        return state.rpid, state.rstatus
     if options & _os.WNOHANG:
         return 0, 0
     # A watcher calls one function only, so this greenlet needs one of its own. Both are told of the death.
