@@ -257,7 +257,10 @@ def test_hangup_brings_a_renewed_certificate(tmp_path, make_certificate):
         context.verify_mode = ssl.CERT_NONE
         with command.connect() as sock, context.wrap_socket(sock) as tls:
             tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert tls.recv(1000).startswith(b"HTTP/1.1 200 ")
+            answer = tls.recv(1000)
+            if not answer:
+                raise ConnectionResetError("closed without an answer")
+            assert answer.startswith(b"HTTP/1.1 200 ")
             return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
 
     install(first)
