@@ -282,3 +282,22 @@ def test_functions_can_be_pickled_by_name():
     # Such as for executor.submit(time.sleep, 1) with processes, patched.
     for function in (gevent.sleep, gevent.spawn, gevent.kill, gevent.wait, gevent.getcurrent):
         assert pickle.loads(pickle.dumps(function)) in (function, gevent.Greenlet.spawn)
+
+
+@pytest.mark.parametrize(("imported", "reached"), [
+    ("pool", "lock monkey queue"),
+    ("lock", "monkey"),
+    ("threadpool", "lock monkey queue util"),
+    ("fileobject", "lock monkey"),
+    ("subprocess", "monkey"),
+    ("backdoor", "lock monkey queue"),
+])
+def test_modules_that_gevent_imports_itself_are_reached_through_the_package(imported, reached):
+    run_script("""
+        import importlib, sys, types
+        import gevent
+        importlib.import_module("gevent." + sys.argv[1])
+        for name in sys.argv[2].split():
+            assert isinstance(getattr(gevent, name), types.ModuleType), name
+        assert not hasattr(gevent, "nonexistent")
+    """, imported, reached)

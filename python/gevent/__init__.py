@@ -3,6 +3,7 @@
 The top level has what most programs use: `spawn` and `joinall`, `sleep`, `Timeout`. The rest is in the submodules, of
 which `gevent.monkey` makes the standard library wait by switching.
 """
+import importlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -92,6 +93,15 @@ if TYPE_CHECKING:
 else:
     spawn = Greenlet.spawn
     spawn_later = Greenlet.spawn_later
+
+    # gevent's own modules import these, so programs reach them although they have imported another one, such as
+    # `gevent.pool`.
+    _REACHED_WITHOUT_IMPORT = frozenset({"lock", "monkey", "queue", "util"})
+
+    def __getattr__(name):
+        if name in _REACHED_WITHOUT_IMPORT:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _register_lowlevel() -> None:
