@@ -679,15 +679,20 @@ def test_a_send_that_is_killed_ends_the_connection_since_a_frame_is_cut(serve):
 
 
 def test_a_sender_that_waits_for_another_can_be_given_up(serve):
+    # The client does not read before, so the first sender cannot end.
+    given_up = Event()
+
     def function(ws):
         first = gevent.spawn(ws.send, b"x" * 20_000_000)
         gevent.sleep(0)
         with gevent.Timeout(0.01, False):
             ws.send("never")
+        given_up.set()
         ws.send("after")
         first.get()
 
     with Client(serve(application(function), websocket_options=Options(compression=False))) as client:
+        assert given_up.wait(10)
         seen = [client.receive(), client.receive()]
         assert client.finish() == 1000
     assert seen == [b"x" * 20_000_000, "after"]
