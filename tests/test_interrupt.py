@@ -203,15 +203,33 @@ def queue_get_with_another_getter_behind():
     assert behind.get(timeout=5) == "item"
 
 
+def put_into_a_full(queue):
+    queue.put(2)
+    yield lambda: queue.put(1)
+    assert queue.get() == 2
+    assert queue.empty()
+    finishes(queue.put, 3)
+    assert queue.get() == 3
+
+
 @case
 def queue_put():
-    queue = Queue(1)
-    queue.put("first")
-    yield lambda: queue.put("interrupted")
-    assert queue.get() == "first"
-    assert queue.empty()
-    finishes(queue.put, "next")
-    assert queue.get() == "next"
+    yield from put_into_a_full(Queue(1))
+
+
+@case
+def lifo_queue_put():
+    yield from put_into_a_full(LifoQueue(1))
+
+
+@case
+def priority_queue_put():
+    yield from put_into_a_full(PriorityQueue(1))
+
+
+@case
+def simple_queue_put():
+    yield from put_into_a_full(SimpleQueue(1))
 
 
 @case
@@ -810,16 +828,17 @@ def idle():
     finishes(gevent.idle)
 
 
+def refuse(gate):
+    """Wait for the event `gate`, whoever kills."""
+    while not gate.is_set():
+        with contextlib.suppress(gevent.GreenletExit):
+            gate.wait()
+
+
 @case
 def killall():
     gate = Event()
-
-    def refuse():
-        while not gate.is_set():
-            with contextlib.suppress(gevent.GreenletExit):
-                gate.wait()
-
-    refusing = [gevent.spawn(refuse) for _ in range(2)]
+    refusing = [gevent.spawn(refuse, gate) for _ in range(2)]
     gevent.sleep(0)
     yield lambda: gevent.killall(refusing)
     gate.set()
@@ -861,39 +880,6 @@ def async_result_result():
 
 
 @case
-def lifo_queue_put():
-    queue = LifoQueue(1)
-    queue.put("first")
-    yield lambda: queue.put("interrupted")
-    assert finishes(queue.get) == "first"
-    finishes(queue.put, "second")
-    assert finishes(queue.get) == "second"
-    assert queue.empty()
-
-
-@case
-def priority_queue_put():
-    queue = PriorityQueue(1)
-    queue.put(2)
-    yield lambda: queue.put(1)
-    assert finishes(queue.get) == 2
-    finishes(queue.put, 3)
-    assert finishes(queue.get) == 3
-    assert queue.empty()
-
-
-@case
-def simple_queue_put():
-    queue = SimpleQueue(1)
-    queue.put("first")
-    yield lambda: queue.put("interrupted")
-    assert finishes(queue.get) == "first"
-    finishes(queue.put, "second")
-    assert finishes(queue.get) == "second"
-    assert queue.empty()
-
-
-@case
 def rlock_with():
     lock = RLock()
     gate = Event()
@@ -928,14 +914,8 @@ def group_map():
 @case
 def group_kill():
     gate = Event()
-
-    def refuse():
-        while not gate.is_set():
-            with contextlib.suppress(gevent.GreenletExit):
-                gate.wait()
-
     group = Group()
-    group.spawn(refuse)
+    group.spawn(refuse, gate)
     gevent.sleep(0)
     yield group.kill
     gate.set()

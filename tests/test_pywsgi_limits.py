@@ -238,18 +238,11 @@ def test_connections_with_a_request_in_work_are_not_closed_for_new_ones(serve):
 
 def test_five_thousand_slow_heads_do_not_stop_service():
     script = """
-        import resource
         import gevent
         from gevent import socket
         from gevent.pywsgi import WSGIServer
 
-        COUNT = 5000
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = 2 * COUNT + 200
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            COUNT = (hard - 200) // 2
-            needed = hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        COUNT = room_for_pairs(5000)
 
         def application(environ, start_response):
             start_response("200 OK", [])

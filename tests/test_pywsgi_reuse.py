@@ -289,10 +289,9 @@ def test_request_that_waits_holds_up_no_other(connect):
     _, clients = connect(application)
     for client in clients:
         client.send(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
-    slow = [client for client in clients if str(client.sock.getsockname()[1]) in waiting]
     while len(waiting) < 2:
         gevent.sleep(0)
-        slow = [client for client in clients if str(client.sock.getsockname()[1]) in waiting]
+    slow = [client for client in clients if str(client.sock.getsockname()[1]) in waiting]
     others = [client for client in clients if client not in slow]
     assert [client.answer()[2] for client in others] == [b"hello"] * (COUNT - 2)
     # Also while they wait.

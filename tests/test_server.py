@@ -184,18 +184,11 @@ def test_listener_that_cannot_be_made_is_closed(port, arguments):
 def test_ten_thousand_idle_connections_leave_an_active_one_what_it_costs():
     """A message wakes who waits for it and nobody else, however many connections idle."""
     run_script("""
-        import resource
         import gevent
         from gevent import socket
         from gevent.server import StreamServer
 
-        COUNT = 10_000
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = 2 * COUNT + 200
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            COUNT = (hard - 200) // 2
-            needed = hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        COUNT = room_for_pairs(10_000)
         woken = 0
 
         def handle(connection, address):
@@ -227,7 +220,7 @@ def test_ten_thousand_idle_connections_leave_an_active_one_what_it_costs():
 def test_lack_of_descriptors_is_reported_and_survived():
     run_script("""
         import errno, io, os, resource
-        import tokenize   # which linecache of CPython 3.14 imports when a traceback is printed: that takes a descriptor
+        import tokenize   # which linecache imports when a traceback is printed: that takes a descriptor
         import gevent
         from gevent import socket
         from gevent.server import StreamServer
@@ -351,7 +344,7 @@ def test_certificate_that_is_the_same_is_not_read_again(echo_by_tls):
 
 @pytest.mark.ours_only("the real gevent's accepting goes on without a pause where the report of an error fails")
 def test_error_is_reported_without_its_source_where_that_cannot_be_read(errors, monkeypatch):
-    """CPython 3.14 imports a module to read it, which takes a descriptor where there may be none left."""
+    """`linecache` imports modules to read it, which takes a descriptor where there may be none left."""
     def refuse(*args, **options):
         raise OSError(errno.EMFILE, "no descriptor to read the source")
 

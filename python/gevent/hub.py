@@ -332,7 +332,7 @@ class Hub(_greenrust.Hub):
             try:
                 traceback.print_exception(t, v, tb, file=stream)
             except OSError:
-                # Its source could not be read: from CPython 3.14 on that imports a module, which takes a descriptor.
+                # Its source could not be read: `linecache` imports what it needs only then, which takes a descriptor.
                 stream.write("Traceback (most recent call last):\n")
                 for frame, line in traceback.walk_tb(tb):
                     code = frame.f_code

@@ -189,13 +189,11 @@ def _note_returned(pid: int) -> None:
         _told_early.add(pid)
 
 
-def _wait_for_any() -> tuple[int, int]:
-    """Wait until some child ends."""
-    if not _watched_children:
-        # Raises ChildProcessError if there is none.
-        _os.waitid(_os.P_ALL, 0, _os.WEXITED | _os.WNOHANG | _os.WNOWAIT)
+def _wait_for_watched(pid: int) -> tuple[int, int]:
+    """Wait for the child *pid*, or with 0 for any child."""
+    # A watcher calls one function only, so this greenlet needs one of its own. All are told of the death.
     hub = get_hub()
-    watcher = hub.loop.child(0, False)
+    watcher = hub.loop.child(pid, False)
     try:
         hub.wait(watcher)
         found = watcher.rpid, watcher.rstatus
@@ -231,7 +229,10 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
         if dead:
             pid = min(dead, key=lambda state: state[2])[0]
         elif options == 0:
-            return _wait_for_any()
+            if not _watched_children:
+                # Raises ChildProcessError if there is none.
+                _os.waitid(_os.P_ALL, 0, _os.WEXITED | _os.WNOHANG | _os.WNOWAIT)
+            return _wait_for_watched(0)
     if pid <= 0:
         return _ask_for_some(pid, options)
     state = _watched_children.get(pid)
@@ -246,17 +247,7 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
         return state.rpid, state.rstatus
     if options & _os.WNOHANG:
         return 0, 0
-    # A watcher calls one function only, so this greenlet needs one of its own. Both are told of the death.
-    hub = get_hub()
-    watcher = hub.loop.child(pid, False)
-    try:
-        hub.wait(watcher)
-        status = watcher.rpid, watcher.rstatus
-    finally:
-        watcher.stop()
-        watcher.close()
-    _note_returned(pid)
-    return status
+    return _wait_for_watched(pid)
 
 
 def fork_gevent() -> int:

@@ -149,7 +149,7 @@ fn reap(watcher: &Bound<'_, PyWatcher>) {
     // SAFETY: a plain system call.
     let pid = unsafe { libc::waitpid(wanted, &mut status, libc::WNOHANG) };
     if pid > 0 {
-        tell(watcher.py(), pid, status);
+        tell_child_watchers(watcher.py(), pid, status);
         if state.pid == 0 {
             // There may be more; the watchers' functions come before.
             let kept = watcher.clone().unbind();
@@ -162,12 +162,16 @@ fn reap(watcher: &Bound<'_, PyWatcher>) {
         && std::io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD)
     {
         // It has ended, and somebody else has taken its status, which is lost: 0, as CPython's subprocess has it.
-        tell(watcher.py(), state.pid, 0);
+        tell_child_watchers(watcher.py(), state.pid, 0);
     }
 }
 
-/// Tells all watchers of a child that it has ended.
-fn tell(py: Python<'_>, pid: i32, status: i32) {
+/// tell_child_watchers(pid, status)
+///
+/// Tell the watchers of the child process *pid*, in all threads, that it has ended. Whoever takes its *status* from the
+/// system calls this, so that it is not lost to the others. Does not switch.
+#[pyfunction]
+pub(super) fn tell_child_watchers(py: Python<'_>, pid: i32, status: i32) {
     let watchers: Vec<_> = WATCHERS.borrow().iter().map(|watcher| watcher.bind(py).clone()).collect();
     for watcher in watchers {
         let state = state_of(&watcher);
@@ -180,15 +184,6 @@ fn tell(py: Python<'_>, pid: i32, status: i32) {
         }
         PyWatcher::feed_soon(&watcher, CHILD);
     }
-}
-
-/// tell_child_watchers(pid, status)
-///
-/// Tells the watchers of the child process *pid*, in all threads, that it has ended: for who has taken its *status*
-/// from the system, so that it is not lost to the others. Does not switch.
-#[pyfunction]
-pub(super) fn tell_child_watchers(py: Python<'_>, pid: i32, status: i32) {
-    tell(py, pid, status);
 }
 
 /// In the child of a fork: the parent's children are not ours.

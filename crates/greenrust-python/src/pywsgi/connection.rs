@@ -497,14 +497,19 @@ impl Connection {
             let has_begun = inner.parser.borrow().has_partial_head();
             let limit = if is_new { inner.bounds.header_timeout } else { inner.bounds.keep_alive_timeout };
             let may_doze = may_doze && inner.transport.get() == Transport::Descriptor;
-            if may_doze && !has_begun && self.may_rest(limit) && worker.is_some_and(Worker::is_untouched) {
+            if let Some(worker) = worker
+                && may_doze
+                && !has_begun
+                && self.may_rest(limit)
+            {
                 match self.receive_if_there(py) {
                     Ok(Some(0)) => {
                         self.end_waiting(is_waiting);
                         return Ok(Arrival::End);
                     }
                     Ok(Some(_)) => continue,
-                    Ok(None) => return Ok(Arrival::Idle(Idle::Now(limit))),
+                    Ok(None) if worker.is_untouched() => return Ok(Arrival::Idle(Idle::Now(limit))),
+                    Ok(None) => {}
                     Err(error) => {
                         self.end_waiting(is_waiting);
                         return Err(error);
@@ -536,7 +541,7 @@ impl Connection {
             let arrival = match () {
                 () if has_begun => Arrival::Late,
                 // What came in the last moment is answered, with `Connection: close`.
-                () if must_end && self.receive_at_once()? > 0 => continue,
+                () if must_end && self.receive_at_once(py)? > 0 => continue,
                 () if must_end => Arrival::End,
                 () if may_doze && limit.is_none_or(|limit| limit > DOZE_AFTER) => {
                     Arrival::Idle(Idle::Longer(limit.map(|limit| limit - DOZE_AFTER)))
@@ -649,17 +654,13 @@ impl Connection {
         })
     }
 
-    /// Takes what is there, without waiting.
-    fn receive_at_once(&self) -> PyResult<usize> {
+    /// Reads what came since the hub looked last. Returns how many bytes, 0 also where it can't be read.
+    fn receive_at_once(&self, py: Python<'_>) -> PyResult<usize> {
         if self.inner.transport.get() != Transport::Descriptor {
             return Ok(0);
         }
-        let mut piece = [0; READ_BYTES];
-        let descriptor = Python::attach(|py| self.with_socket(py, |socket| Ok(socket.descriptor())))?;
-        // SAFETY: the kernel writes at most as many bytes as the piece has.
-        let count = unsafe { libc::recv(descriptor, piece.as_mut_ptr().cast(), piece.len(), libc::MSG_DONTWAIT) };
-        let Ok(count) = outcome(count) else { return Ok(0) };
-        Ok(self.append(&piece[..count]))
+        let descriptor = self.with_socket(py, |socket| Ok(socket.descriptor()))?;
+        Ok(self.receive_into_buffer(descriptor, READ_BYTES, &mut 0).unwrap_or(0))
     }
 
     /// Lets go of the head; what is not read yet moves to the buffer's begin.

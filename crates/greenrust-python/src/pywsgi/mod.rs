@@ -23,6 +23,7 @@ mod environ;
 mod handler;
 mod input;
 mod log_format;
+mod references;
 mod response;
 mod service;
 mod stock;

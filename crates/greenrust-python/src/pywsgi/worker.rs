@@ -23,7 +23,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
-use super::accept;
+use super::references;
 use super::service::Service;
 use crate::gil::Gil;
 use crate::greenlet::PyGeventGreenlet;
@@ -55,15 +55,15 @@ pub struct Worker<'py> {
 impl Worker<'_> {
     fn new(py: Python<'_>) -> Worker<'_> {
         let greenlet = host::current(py);
-        let references = accept::count(greenlet.as_unbound());
+        let references = references::count(greenlet.as_unbound());
         Worker { greenlet, references }
     }
 
     /// Whether no trace of what was served is left in the greenlet, and nobody else knows of it.
     pub fn is_untouched(&self) -> bool {
         let py = self.greenlet.py();
-        accept::count(self.greenlet.as_unbound()) == self.references
-            && accept::is_bare(self.greenlet.as_any())
+        references::count(self.greenlet.as_unbound()) == self.references
+            && references::is_bare(self.greenlet.as_any())
             && self.greenlet.cast::<PyGeventGreenlet>().is_ok_and(PyGeventGreenlet::is_unmarked)
             && Hub::current().running().scope().is_none()
             && thread_state::running_context(py)

@@ -5,7 +5,7 @@
 use pyo3::prelude::*;
 
 use super::{Handler, This};
-use crate::pywsgi::accept;
+use crate::pywsgi::references;
 use crate::pywsgi::service::Seat;
 use crate::socket::{Accepted, Socket};
 
@@ -16,8 +16,8 @@ impl Handler {
     }
 
     /// Closes the connection and makes ready for [`reuse`](Self::reuse), if nobody else has any of the objects that go
-    /// into that. `references` is how many there are to the handler, its own not counted.
-    pub fn close_to_reuse(slf: This<'_, '_>, references: isize) -> bool {
+    /// into that. `callers` is how many references there are to the handler, its own not counted.
+    pub fn close_to_reuse(slf: This<'_, '_>, callers: isize) -> bool {
         let py = slf.py();
         let inner = &*slf.get().inner;
         let is_plain = inner.overrides.get().is_empty()
@@ -26,7 +26,7 @@ impl Handler {
             && !inner.rfile.is_set()
             && !inner.environ.is_set()
             && inner.websocket.borrow().is_none()
-            && accept::is_bare(slf.as_any());
+            && references::is_bare(slf.as_any());
         if !is_plain {
             return false;
         }
@@ -34,12 +34,12 @@ impl Handler {
         for slot in [&inner.start_response, &inner.write] {
             if let Some(method) = &*slot.0.borrow() {
                 own += 1;
-                if accept::count(method) != 1 {
+                if references::count(method) != 1 {
                     return false;
                 }
             }
         }
-        if accept::count(slf.as_unbound()) != references + own {
+        if references::count(slf.as_unbound()) != callers + own {
             return false;
         }
         let socket = inner.socket.0.borrow();
@@ -49,15 +49,15 @@ impl Handler {
         if let Some(input) = &*inner.empty_input.0.borrow() {
             readers += 1;
             let is_shown = inner.wsgi_input.0.borrow().as_ref().is_some_and(|shown| shown.is(input));
-            if accept::count(input) != 1 + isize::from(is_shown) {
+            if references::count(input) != 1 + isize::from(is_shown) {
                 return false;
             }
         }
-        if accept::count(connection) != readers
-            || !accept::is_unreferenced(connection.bind(py).as_any())
+        if references::count(connection) != readers
+            || !references::is_unreferenced(connection.bind(py).as_any())
             || !connection.get().may_be_reused(socket)
-            || accept::count(socket) != 2
-            || !accept::is_unreferenced(socket.bind(py))
+            || references::count(socket) != 2
+            || !references::is_unreferenced(socket.bind(py))
         {
             return false;
         }

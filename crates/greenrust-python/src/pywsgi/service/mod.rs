@@ -2,7 +2,7 @@
 //!
 //! A connection is *serving* (a request is in work), *waiting* (its greenlet waits for a request's head), *resting* or
 //! *dozing*: no greenlet is its own. An idle connection is a call that the hub makes when bytes arrive, which puts it into
-//! the queue of those that a [worker](super::worker) serves. It rests if the worker that served it last had no reason to
+//! the queue of those that a [worker](crate::pywsgi::worker) serves. It rests if the worker that served it last had no reason to
 //! stay with it, else it waits. After [`DOZE_AFTER`] it dozes: then its memory is given back, and a timer is set for it.
 //!
 //! ```text
@@ -12,10 +12,14 @@
 //!             └────────────────────────────────bytes───┴────────────────┘
 //! ```
 //!
-//! They leave by their end, `keep_alive_timeout`, drain and eviction. Idle connections form a list, the one that waits longest first. When there are `max_connections`, it is
-//! closed for the sake of a new one: a client that opens connections and sends nothing keeps nobody out.
+//! They leave by their end, `keep_alive_timeout`, drain and eviction. Idle connections form a list, the one that waits
+//! longest first. When there are `max_connections`, it is closed for the sake of a new one: a client that opens
+//! connections and sends nothing keeps nobody out.
 
 #![forbid(unsafe_code)]
+
+mod idle;
+mod parameters;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -26,28 +30,25 @@ use std::time::Duration;
 use greenrust::clock::Instant;
 use greenrust::http::{RequestLimits, TrustedProxies};
 use greenrust::hub::{Alarm, Direction, Hub, TimerAction};
-use greenrust::timers::TimerKey;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString};
+use pyo3::types::{PyDict, PyString};
 use slab::Slab;
 
-use super::connection::Idle;
-use super::environ::Templates;
-use super::handler::{Dozing, Handler};
-use super::log_format::LogFormat;
-use super::worker;
 use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
+use crate::pywsgi::environ::Templates;
+use crate::pywsgi::handler::{Dozing, Handler};
+use crate::pywsgi::log_format::LogFormat;
 use crate::websocket::WebSocket;
+
+use idle::Doze;
+use parameters::Options;
 
 /// How long a connection is idle before its greenlet ends.
 pub const DOZE_AFTER: Duration = Duration::from_secs(1);
-
-/// The least time between two looks at who has rested for so long.
-const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long an idle connection of a server that is being drained may still bring the request that is on its way.
 pub const LAST_REQUEST_PATIENCE: Duration = Duration::from_millis(100);
@@ -109,13 +110,6 @@ struct Entry {
     websocket: Option<Py<WebSocket>>,
     previous: usize,
     next: usize,
-}
-
-struct Doze {
-    what: Dozing,
-    timer: Option<TimerKey>,
-    /// Whether it only rests, and for how long it may be idle from then on.
-    rests: Option<Option<Duration>>,
 }
 
 /// How many handlers of ended connections are kept for new ones.
@@ -201,98 +195,6 @@ impl Seat {
 }
 
 // -- parameters -------------------------------------------------------------------------------------------------------
-
-struct Options<'a, 'py>(&'a Bound<'py, PyDict>);
-
-impl<'py> Options<'_, 'py> {
-    /// Returns the option if it was given and is not None.
-    fn get(&self, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(self.0.get_item(name)?.filter(|value| !value.is_none()))
-    }
-
-    fn wrong_type(name: &str, wanted: &str, value: &Bound<'_, PyAny>) -> PyErr {
-        match value.repr() {
-            Ok(repr) => PyTypeError::new_err(format!("{name} must be {wanted}, not {repr}")),
-            Err(error) => error,
-        }
-    }
-
-    fn wrong_value(name: &str, wanted: &str, value: &Bound<'_, PyAny>) -> PyErr {
-        match value.repr() {
-            Ok(repr) => PyValueError::new_err(format!("{name} must be {wanted}, not {repr}")),
-            Err(error) => error,
-        }
-    }
-
-    fn seconds(&self, name: &str) -> PyResult<Option<Duration>> {
-        const WANTED: &str = "a number of seconds more than 0, or None for no limit";
-        let Some(value) = self.get(name)? else { return Ok(None) };
-        let seconds = match value.extract::<f64>() {
-            Ok(seconds) if !value.is_instance_of::<PyBool>() => seconds,
-            _ => return Err(Self::wrong_type(name, WANTED, &value)),
-        };
-        if !seconds.is_finite() || seconds <= 0.0 {
-            return Err(Self::wrong_value(name, WANTED, &value));
-        }
-        Ok(Some(py_hub::duration(seconds)))
-    }
-
-    fn number(&self, name: &str, least: u64) -> PyResult<Option<u64>> {
-        let Some(value) = self.get(name)? else { return Ok(None) };
-        let wanted = format!("an integer of {least} or more");
-        if value.is_instance_of::<PyBool>() || !value.is_instance_of::<pyo3::types::PyInt>() {
-            return Err(Self::wrong_type(name, &wanted, &value));
-        }
-        match value.extract::<u64>() {
-            Ok(number) if number >= least => Ok(Some(number)),
-            _ => Err(Self::wrong_value(name, &wanted, &value)),
-        }
-    }
-
-    fn flag(&self, name: &str, default: bool) -> PyResult<bool> {
-        match self.get(name)? {
-            None => Ok(default),
-            Some(value) => match value.cast::<PyBool>() {
-                Ok(flag) => Ok(flag.is_true()),
-                Err(_) => Err(Self::wrong_type(name, "True or False", &value)),
-            },
-        }
-    }
-
-    fn text(&self, name: &str) -> PyResult<Option<String>> {
-        match self.get(name)? {
-            None => Ok(None),
-            Some(value) => match value.cast::<PyString>() {
-                Ok(text) => Ok(Some(text.to_string())),
-                Err(_) => Err(Self::wrong_type(name, "a string or None", &value)),
-            },
-        }
-    }
-
-    /// Sizes are at most as large as memory.
-    fn size(&self, name: &str, least: u64, default: usize) -> PyResult<usize> {
-        Ok(self.number(name, least)?.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX)))
-    }
-
-    fn trusted(&self, name: &str) -> PyResult<TrustedProxies> {
-        let mut trusted = TrustedProxies::default();
-        let Some(value) = self.get(name)? else { return Ok(trusted) };
-        let wanted = "a list of addresses and networks, '*' or 'unix'";
-        let one = value.cast::<PyString>().is_ok();
-        let texts: Vec<String> = if one {
-            value.to_string().split(',').map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
-        } else {
-            let items = value.try_iter().map_err(|_| Self::wrong_type(name, wanted, &value))?;
-            items.map(|item| Ok(item?.str()?.to_string())).collect::<PyResult<_>>()?
-        };
-        for text in texts {
-            trusted
-                .add(&text)
-                .map_err(|reason| PyValueError::new_err(format!("{name} has an item that is {reason}: {text:?}")))?;
-        }
-        Ok(trusted)
-    }
-}
 
 impl Inner {
     fn new(options: &Options<'_, '_>) -> PyResult<Self> {
@@ -550,7 +452,7 @@ impl Service {
                 *place = NONE;
             }
         }
-        if removed.dozing.as_ref().is_some_and(|doze| doze.rests.is_some()) {
+        if removed.dozing.as_ref().is_some_and(Doze::is_rest) {
             inner.resting.set(inner.resting.get() - 1);
         }
         if removed.is_evicted {
@@ -580,204 +482,6 @@ impl Service {
         });
     }
 
-    /// Lets the connection with the place `(key, serial)` be idle, without a greenlet. `what` holds its seat.
-    pub fn lay_down(slf: &Bound<'_, Self>, (key, serial): (usize, u64), what: Dozing, idle: Idle) -> PyResult<()> {
-        let py = slf.py();
-        let hub = py_hub::ensure(py)?;
-        let inner = &*slf.get().inner;
-        let (since, doze) = match idle {
-            Idle::Now(limit) => (Some(hub.clock().now()), Doze { what, timer: None, rests: Some(limit) }),
-            Idle::Longer(longest) => {
-                what.release_memory(py);
-                let timer = longest.map(|longest| Self::time_doze(slf, hub, key, serial, longest));
-                (None, Doze { what, timer, rests: None })
-            }
-        };
-        let descriptor = {
-            let mut entries = inner.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key).filter(|entry| entry.serial == serial) else { return Ok(()) };
-            entry.greenlet = 0;
-            entry.dozing = Some(doze);
-            entry.descriptor
-        };
-        slf.get().note_waiting(key, since);
-        if let Some(since) = since {
-            inner.resting.set(inner.resting.get() + 1);
-            if !inner.is_sweep_pending.get() {
-                Self::sweep_at(slf, hub, since.after(DOZE_AFTER));
-            }
-        }
-        let service = slf.clone().unbind();
-        hub.call_when_ready(descriptor, Direction::Read, move |_| {
-            Python::attach(|py| Self::rouse(service.bind(py), key, serial));
-        });
-        Ok(())
-    }
-
-    fn time_doze(slf: &Bound<'_, Self>, hub: &Hub, key: usize, serial: u64, longest: Duration) -> TimerKey {
-        let service = slf.clone().unbind();
-        let action = TimerAction::Call(Box::new(move |_| {
-            Python::attach(|py| {
-                service.bind(py).get().end_doze(py, key, serial);
-            });
-        }));
-        hub.add_timer(hub.clock().now().after(longest), action, false)
-    }
-
-    fn sweep_at(slf: &Bound<'_, Self>, hub: &Hub, instant: Instant) {
-        slf.get().inner.is_sweep_pending.set(true);
-        let service = slf.clone().unbind();
-        let action = TimerAction::Call(Box::new(move |hub| {
-            Python::attach(|py| Self::sweep(service.bind(py), hub));
-        }));
-        hub.add_timer(instant, action, false);
-    }
-
-    /// Has the connections doze that have rested for long enough: one timer for all of them.
-    fn sweep(slf: &Bound<'_, Self>, hub: &Hub) {
-        let py = slf.py();
-        let inner = &*slf.get().inner;
-        inner.is_sweep_pending.set(false);
-        let now = hub.clock().now();
-        let mut due = Vec::new();
-        let mut oldest = None;
-        {
-            let entries = inner.entries.borrow();
-            let mut missing = inner.resting.get();
-            let mut key = inner.last_waiting.get();
-            while missing > 0 {
-                let Some(entry) = entries.get(key) else { break };
-                if let Some(Doze { what, rests: Some(limit), .. }) = &entry.dozing {
-                    missing -= 1;
-                    let rested = now.since(entry.since.unwrap_or(now));
-                    if rested >= DOZE_AFTER {
-                        due.push((
-                            key,
-                            entry.serial,
-                            what.clone_ref(py),
-                            limit.map(|limit| limit.saturating_sub(rested)),
-                        ));
-                    } else {
-                        oldest = entry.since;
-                    }
-                }
-                key = entry.previous;
-            }
-        }
-        for (key, serial, what, longest) in due {
-            what.release_memory(py);
-            let timer = longest.map(|longest| Self::time_doze(slf, hub, key, serial, longest));
-            if let Some(entry) = inner.entries.borrow_mut().get_mut(key)
-                && let Some(doze) = &mut entry.dozing
-            {
-                doze.rests = None;
-                doze.timer = timer;
-                inner.resting.set(inner.resting.get() - 1);
-            }
-        }
-        if let Some(oldest) = oldest {
-            Self::sweep_at(slf, hub, oldest.after(DOZE_AFTER).max(now.after(SWEEP_PAUSE)));
-        }
-    }
-
-    /// Whether the connection rests.
-    fn rests(&self, key: usize) -> bool {
-        let entries = self.inner.entries.borrow();
-        let doze = entries.get(key).and_then(|entry| entry.dozing.as_ref());
-        doze.is_some_and(|doze| doze.rests.is_some())
-    }
-
-    /// Ends a doze and returns what was kept for its end.
-    fn take_doze(&self, key: usize, serial: u64) -> Option<(Dozing, RawFd)> {
-        let inner = &*self.inner;
-        let mut entries = inner.entries.borrow_mut();
-        let entry = entries.get_mut(key).filter(|entry| entry.serial == serial)?;
-        let Doze { what, timer, rests } = entry.dozing.take()?;
-        let descriptor = entry.descriptor;
-        inner.unlink(&mut entries, key);
-        drop(entries);
-        if rests.is_some() {
-            inner.resting.set(inner.resting.get() - 1);
-        }
-        if let Some(timer) = timer {
-            Hub::if_current()?.remove_timer(timer);
-        }
-        Some((what, descriptor))
-    }
-
-    /// Has a connection that does without a greenlet served on.
-    fn rouse(slf: &Bound<'_, Self>, key: usize, serial: u64) {
-        if let Some((what, _)) = slf.get().take_doze(key, serial) {
-            Self::push_ready(slf, what);
-        }
-    }
-
-    /// Has a worker serve the connection, after those that came before.
-    pub fn push_ready(slf: &Bound<'_, Self>, what: Dozing) {
-        slf.get().inner.ready.borrow_mut().push_back(what);
-        Self::call_worker(slf);
-    }
-
-    /// Returns the connection that is served next. If there are others, another worker begins with them as soon as the
-    /// running one waits for anything.
-    pub fn next_ready(slf: &Bound<'_, Self>) -> Option<Dozing> {
-        let inner = &*slf.get().inner;
-        let (next, has_more) = {
-            let mut ready = inner.ready.borrow_mut();
-            (ready.pop_front()?, !ready.is_empty())
-        };
-        if has_more && !inner.is_worker_due.replace(true) {
-            let service = slf.clone().unbind();
-            Hub::current().push_call(move |_| {
-                Python::attach(|py| {
-                    let service = service.bind(py);
-                    let inner = &*service.get().inner;
-                    inner.is_worker_due.set(false);
-                    if !inner.ready.borrow().is_empty() {
-                        Self::call_worker(service);
-                    }
-                });
-            });
-        }
-        Some(next)
-    }
-
-    fn call_worker(slf: &Bound<'_, Self>) {
-        if slf.get().inner.is_worker_due.replace(true) {
-            return;
-        }
-        if let Err(error) = worker::spawn(slf) {
-            py_hub::handle_error(slf.py(), None, error);
-            slf.get().give_up_ready(slf.py());
-        }
-    }
-
-    /// Notes that a worker begins.
-    pub fn begin_work(&self) {
-        self.inner.is_worker_due.set(false);
-    }
-
-    /// Closes the connections that no worker can begin with.
-    pub fn give_up_ready(&self, py: Python<'_>) {
-        self.inner.is_worker_due.set(false);
-        let ready = self.inner.ready.take();
-        for what in ready {
-            what.close(py);
-        }
-    }
-
-    /// Closes a dozing connection.
-    fn end_doze(&self, py: Python<'_>, key: usize, serial: u64) -> bool {
-        let Some((what, descriptor)) = self.take_doze(key, serial) else { return false };
-        if let Some(hub) = Hub::if_current() {
-            hub.cancel_call(descriptor, Direction::Read);
-        }
-        what.close(py);
-        // The seat may live on for a while, in a greenlet that has ended.
-        self.leave(key, serial);
-        true
-    }
-
     /// Has a waiting connection's greenlet look up, at `deadline` at the latest.
     fn hasten(&self, hub: &Hub, key: usize, deadline: Instant) {
         let parts = self.inner.entries.borrow().get(key).map(|entry| (entry.alarm.clone(), entry.descriptor));
@@ -796,7 +500,7 @@ impl Service {
         for _ in 0..CANDIDATES {
             let entry = entries.get(key)?;
             let is_old = entry.since.is_some_and(|since| now.since(since) >= EVICTABLE_AFTER);
-            let dozes = entry.dozing.as_ref().is_some_and(|doze| doze.rests.is_none());
+            let dozes = entry.dozing.as_ref().is_some_and(|doze| !doze.is_rest());
             if !entry.is_evicted && (dozes || is_old) {
                 return Some(key);
             }
