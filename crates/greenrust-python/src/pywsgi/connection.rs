@@ -85,6 +85,13 @@ pub enum Idle {
     Longer(Option<Duration>),
 }
 
+impl Idle {
+    /// Whether it is idle from now on, which a connection is only if its worker is untouched.
+    pub fn is_rest(self) -> bool {
+        matches!(self, Self::Now(_))
+    }
+}
+
 /// The reading side of a connection, as a file, and what the native driver reads and writes with.
 #[pyclass(name = "ConnectionReader", module = "gevent.pywsgi", frozen, weakref)]
 pub struct Connection {

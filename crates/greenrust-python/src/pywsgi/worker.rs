@@ -82,8 +82,8 @@ pub fn serve_ready(turn: &Bound<'_, Turn>) -> PyResult<()> {
     service.get().begin_work();
     let worker = Worker::new(py);
     while let Some(ready) = Service::next_ready(service) {
-        ready.serve(py, &worker)?;
-        if !worker.is_untouched() {
+        let rests = ready.serve(py, &worker)?;
+        if !rests && !worker.is_untouched() {
             // What the application has left behind goes with the greenlet.
             break;
         }

@@ -53,9 +53,10 @@ pub fn serve_connection<'py>(
     seat: Bound<'py, Seat>,
     handler: Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
-    serve_whole(handle, close, socket, address, seat, handler, None)
+    serve_whole(handle, close, socket, address, seat, handler, None).map(drop)
 }
 
+/// Whether the connection rests now: its application has left nothing in the worker.
 fn serve_whole<'py>(
     handle: Bound<'py, PyAny>,
     close: Bound<'py, PyAny>,
@@ -64,7 +65,7 @@ fn serve_whole<'py>(
     seat: Bound<'py, Seat>,
     handler: Option<Bound<'py, PyAny>>,
     worker: Option<&Worker<'_>>,
-) -> PyResult<()> {
+) -> PyResult<bool> {
     let py = handle.py();
     seat.get().begin_serving();
     let service = seat.get().service().bind(py);
@@ -75,11 +76,12 @@ fn serve_whole<'py>(
     };
     if let Ok(Some((handler, idle))) = served {
         let arguments = PyTuple::new(py, [handle, close, socket, address, seat.clone().into_any(), handler])?;
-        return Service::lay_down(service, seat.get().place(), Dozing::Connection(arguments.unbind()), idle);
+        Service::lay_down(service, seat.get().place(), Dozing::Connection(arguments.unbind()), idle)?;
+        return Ok(idle.is_rest());
     }
     let closed = close.call1((socket, address));
     served?;
-    closed.map(|_| ())
+    closed.map(|_| false)
 }
 
 /// The address that a handler is given; None if the client's first bytes do not say it as they must.
@@ -128,25 +130,27 @@ fn serve_or_doze<'py>(
     Ok(idle.map(|idle| (handler, idle)))
 }
 
-/// Serves the connection of a stock handler of a stock server, in a worker, until it ends or is idle. Switches.
-fn serve_accepted(handler: Bound<'_, Handler>, worker: &Worker<'_>) -> PyResult<()> {
+/// Serves the connection of a stock handler of a stock server, in a worker, until it ends or is idle. Returns as
+/// `serve_whole`. Switches.
+fn serve_accepted(handler: Bound<'_, Handler>, worker: &Worker<'_>) -> PyResult<bool> {
     let py = handler.py();
     let this = handler.get();
     let place = {
         let seat = this.inner.seat.borrow();
-        let Some(seat) = &*seat else { return Ok(()) };
+        let Some(seat) = &*seat else { return Ok(false) };
         seat.begin_serving();
         (seat.service().clone_ref(py), seat.place())
     };
     let served = serve(&handler, true, Some(worker));
     if let Ok(Some(idle)) = served {
         let (service, place) = place;
-        return Service::lay_down(service.bind(py), place, Dozing::Handler(handler.unbind()), idle);
+        Service::lay_down(service.bind(py), place, Dozing::Handler(handler.unbind()), idle)?;
+        return Ok(idle.is_rest());
     }
     let ended = if served.is_ok() && accept::keep(&handler, place.0.get()) { Ok(()) } else { end(&handler) };
     let seat = this.inner.seat.take();
     drop(seat);
-    served.map(|_| ()).and(ended)
+    served.and(ended).map(|()| false)
 }
 
 /// A connection without a greenlet.
@@ -158,8 +162,9 @@ pub enum Dozing {
 }
 
 impl Dozing {
-    /// Serves the connection until it ends or is idle, in a worker. Switches.
-    pub fn serve(self, py: Python<'_>, worker: &Worker<'_>) -> PyResult<()> {
+    /// Serves the connection until it ends or is idle, in a worker. Returns whether it rests: then its application has left
+    /// nothing in the worker. Switches.
+    pub fn serve(self, py: Python<'_>, worker: &Worker<'_>) -> PyResult<bool> {
         match self {
             Self::Handler(handler) => serve_accepted(handler.into_bound(py), worker),
             Self::Connection(arguments) => {
