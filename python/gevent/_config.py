@@ -171,7 +171,7 @@ class ImportableSetting(Setting):
 
 
 # Every name of the loops of gevent, so that a configuration made for it is accepted: there is one loop here.
-_LOOP = "gevent.core.loop"
+_LOOP = "gevent._greenrust.loop"
 _LOOP_NAMES = {
     "libev-cext": _LOOP,
     "libev-cffi": _LOOP,

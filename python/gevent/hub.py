@@ -4,6 +4,7 @@ The native `Hub` switches and parks; the class here adds what is policy: how err
 program, the thread pool and the resolver. `waiting for several objects` (`wait`, `iwait`) is here as well, since it
 needs nothing but `rawlink`.
 """
+import heapq
 import sys
 import threading
 import time
@@ -152,29 +153,22 @@ class _IdentRegistry:
     """Gives small numbers to objects, the lowest free first, for as long as each object lives."""
 
     def __init__(self) -> None:
-        import heapq
-
-        self._heappush, self._heappop = heapq.heappush, heapq.heappop
         self._free: list[int] = []
-        self._next = 0
-        self._registry: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self._finalize = weakref.finalize
+        self._idents: dict[weakref.ref[Any], int] = {}
 
     def get_ident(self, obj: Any) -> int:
         """Return the number of *obj*, giving it one if it has none."""
-        ident = self._registry.get(obj)
+        ident = self._idents.get(weakref.ref(obj))
         if ident is None:
-            if self._free:
-                ident = self._heappop(self._free)
-            else:
-                ident = self._next
-                self._next += 1
-            self._registry[obj] = ident
-            self._finalize(obj, self._heappush, self._free, ident).atexit = False
+            ident = heapq.heappop(self._free) if self._free else len(self._idents)
+            self._idents[weakref.ref(obj, self._release)] = ident
         return ident
 
+    def _release(self, reference: "weakref.ref[Any]") -> None:
+        heapq.heappush(self._free, self._idents.pop(reference))
+
     def __len__(self) -> int:
-        return len(self._registry)
+        return len(self._idents)
 
 
 _hub_idents = _IdentRegistry()
@@ -208,12 +202,27 @@ class Hub(_greenrust.Hub):
         self._threadpool: Any = None
         self._ident_registry: _IdentRegistry | None = None
         self._destroyed = False
-        self.format_context = config.format_context
+        self._format_context: Callable[[Any], str] | None = None
         #: A small number that no other living hub has.
         self.minimal_ident = _hub_idents.get_ident(self)
         spawner = getcurrent()
         self.spawning_greenlet = weakref.ref(spawner)
         self.spawn_tree_locals: dict[str, Any] = {}
+
+    @property
+    def format_context(self) -> Callable[[Any], str]:
+        """Makes a string of the context of an error that is reported; at first, what the setting of that name says.
+
+        Looked up when it is first read: a hub is often made while a program waits for the first time, when an import
+        would be in the way of signals.
+        """
+        if self._format_context is None:
+            self._format_context = config.format_context
+        return self._format_context
+
+    @format_context.setter
+    def format_context(self, value: Callable[[Any], str]) -> None:
+        self._format_context = value
 
     @property
     def ident_registry(self) -> Any:
