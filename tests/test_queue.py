@@ -220,6 +220,27 @@ def test_channel_shows_who_waits_on_each_side():
     assert not channel.getters
 
 
+def test_channel_that_is_polled_lets_others_run():
+    channel, turns = Channel(), []
+
+    def poll():
+        while len(turns) < 6:
+            with pytest.raises(Empty):
+                channel.get(block=False)
+            with pytest.raises(Full):
+                channel.put_nowait(None)
+
+    def run():
+        for turn in range(6):
+            turns.append(turn)
+            gevent.sleep(0)
+
+    gevent.joinall([gevent.spawn(poll), gevent.spawn(run)], raise_error=True)
+    # A partner that is ready already is in time.
+    gevent.spawn(channel.put, "item")
+    assert channel.get(block=False) == "item"
+
+
 def test_channel_times_out_without_a_partner():
     channel = Channel()
     with pytest.raises(Empty):

@@ -140,20 +140,17 @@ impl PyChannel {
 
     /// put(item, block=True, timeout=None)
     ///
-    /// Gives *item* to a greenlet that gets it; waits for one, at most *timeout* seconds (a float), unless *block* is
-    /// false. Raises Full if none came. Switches unless *block* is false; the getter runs first.
+    /// Gives *item* to a greenlet that gets it; waits for one, at most *timeout* seconds (a float), or only until the
+    /// greenlets that are ready have run if *block* is false. Raises Full if none came. Switches; the getter runs first.
     #[pyo3(signature = (item, block=Truth(true), timeout=None))]
     fn put(&self, py: Python<'_>, item: Py<PyAny>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<()> {
         let mut item = Some(item);
         if self.channel.try_put_core(&mut item) {
-            return if block.0 { let_getter_run(py) } else { Ok(()) };
-        }
-        if !block.0 {
-            return Err(queue::full(py));
+            return let_getter_run(py);
         }
         let hub = py_hub::ensure(py)?;
-        Limit::apply(timeout.as_ref(), |seconds| {
-            let end = deadline(hub, seconds);
+        Limit::apply(timeout.as_ref().filter(|_| block.0), |seconds| {
+            let end = deadline(hub, if block.0 { seconds } else { Some(0.0) });
             match host::keep_alive(py, || self.channel.put_core(&mut item, end)) {
                 Ok(()) => Ok(()),
                 Err(WaitError::TimedOut | WaitError::ParkInHub) => Err(queue::full(py)),
@@ -162,31 +159,28 @@ impl PyChannel {
         })
     }
 
-    /// put_nowait(item): puts if a greenlet waits to get, else raises Full. Does not switch.
+    /// put_nowait(item): `put(item, block=False)`. Switches.
     fn put_nowait(&self, py: Python<'_>, item: Py<PyAny>) -> PyResult<()> {
         self.put(py, item, Truth(false), None)
     }
 
     /// get(block=True, timeout=None) -> the item of a greenlet that puts one
     ///
-    /// Waits for it, at most *timeout* seconds (a float), unless *block* is false. Raises Empty if none came. Switches
-    /// only if nobody waits to put.
+    /// Waits for it, at most *timeout* seconds (a float), or only until the greenlets that are ready have run if *block*
+    /// is false. Raises Empty if none came. Switches only if nobody waits to put.
     #[pyo3(signature = (block=Truth(true), timeout=None))]
     fn get(&self, py: Python<'_>, block: Truth, timeout: Option<Limit<'_>>) -> PyResult<Py<PyAny>> {
         if let Some(item) = self.channel.try_get_core() {
             return Ok(item);
         }
-        if !block.0 {
-            return Err(queue::empty(py));
-        }
         let hub = py_hub::ensure(py)?;
-        Limit::apply(timeout.as_ref(), |seconds| {
-            let end = deadline(hub, seconds);
+        Limit::apply(timeout.as_ref().filter(|_| block.0), |seconds| {
+            let end = deadline(hub, if block.0 { seconds } else { Some(0.0) });
             host::block(py, || self.channel.get_core(end))?.ok_or_else(|| queue::empty(py))
         })
     }
 
-    /// get_nowait() -> the item of a greenlet that waits to put; raises Empty if there is none. Does not switch.
+    /// get_nowait(): `get(block=False)`. Switches only if nobody waits to put.
     fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.get(py, Truth(false), None)
     }
