@@ -1,5 +1,6 @@
 """A client that shows every byte of an HTTP/1.1 connection, and the smallest application to talk to."""
-from gevent import socket
+import gevent
+from gevent import socket, ssl
 
 
 def hello(environ, start_response):
@@ -55,3 +56,29 @@ class Client:
 
     def at_end(self):
         return self.file.read() == b""
+
+
+def connect_by_tls(server):
+    """Return a TLS socket that is connected with the server, whatever its certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(socket.create_connection(server.address, timeout=30))
+
+
+def until_connected(server, count):
+    """Wait until the server has so many connections."""
+    while len(server._service) < count:
+        gevent.sleep(0.01)
+    # Their greenlets run.
+    gevent.sleep(0)
+
+
+def serve_dozing(serve, application, **options):
+    """Return a server and a client whose connection was served once, and has no greenlet any more."""
+    server = serve(application, **options)
+    client = Client(server)
+    assert client.get()[0] == 200
+    while server._service.dozing == 0:
+        gevent.sleep(0.05)
+    return server, client

@@ -1,13 +1,13 @@
-"""pywsgi's limits and time-outs, who is closed when there are too many, and how a server ends."""
+"""pywsgi's limits and time-outs, and who is closed when there are too many."""
 import re
 
 import gevent
 import pytest
-from gevent import socket, ssl
+from gevent import socket
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
-from http_client import Client, hello
+from http_client import Client, connect_by_tls, hello, serve_dozing, until_connected
 from implementation import run_script
 
 pytestmark = pytest.mark.ours_only("the real gevent has no limits but that of the request line, and no time-outs")
@@ -146,16 +146,6 @@ def test_client_that_reads_nothing_is_cut_off(serve, errors):
 # -- idle connections -----------------------------------------------------------------------------------------------
 
 
-def serve_dozing(serve, application, **options):
-    """Return a server and a client whose connection was served once, and has no greenlet any more."""
-    server = serve(application, **options)
-    client = Client(server)
-    assert client.get()[0] == 200
-    while server._service.dozing == 0:
-        gevent.sleep(0.05)
-    return server, client
-
-
 def test_connection_that_has_dozed_is_served_on(serve):
     greenlets = []
 
@@ -254,6 +244,9 @@ def test_five_thousand_slow_heads_do_not_stop_service():
         for number in range(COUNT):
             attackers.append(socket.create_connection(server.address))
             attackers[-1].sendall(b"GET / HTTP/1.1\\r\\nHost: t\\r\\nX-%d:" % number)
+            # Beyond the backlog the system would let each wait for a second.
+            while number % 64 == 0 and len(server._service) < number:
+                gevent.sleep(0)
         while len(server._service) < COUNT:
             gevent.sleep(0.01)
         for _ in range(20):
@@ -267,114 +260,7 @@ def test_five_thousand_slow_heads_do_not_stop_service():
     assert re.search(r"served \d+", run_script(script).stdout)
 
 
-# -- the end of a server --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("spawn", ["default", 10])
-def test_stop_answers_what_is_in_work_and_closes_the_idle(serve, spawn):
-    entered, go = Event(), Event()
-
-    def application(environ, start_response):
-        if environ["PATH_INFO"] == "/slow":
-            entered.set()
-            go.wait()
-        return hello(environ, start_response)
-
-    server = serve(application, spawn=spawn)
-    with Client(server) as slow, Client(server) as idle, Client(server) as silent:
-        assert idle.get()[0] == 200
-        slow.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert entered.wait(5)
-        stopping = gevent.spawn(server.stop, timeout=30)
-        assert idle.at_end()
-        assert silent.at_end()
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", slow.sock.getpeername()[1]))
-        assert not stopping.ready()
-        go.set()
-        status, headers, body = slow.answer()
-        assert (status, headers["connection"], body) == (200, "close", b"hello")
-        assert slow.at_end()
-        stopping.get(timeout=5)
-
-
-def test_stop_closes_dozing_connections_at_once(serve):
-    server, client = serve_dozing(serve, hello)
-    with client:
-        server.stop(timeout=30)
-        assert client.at_end()
-        assert len(server._service) == 0
-
-
-def test_stop_gives_up_after_its_timeout(serve):
-    entered, go = Event(), Event()
-
-    def application(environ, start_response):
-        entered.set()
-        go.wait()
-        return hello(environ, start_response)
-
-    server = serve(application)
-    with Client(server) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert entered.wait(5)
-        server.stop(timeout=0.05)
-        go.set()
-        assert client.answer()[0] == 200
-
-
-def test_server_can_be_stopped_by_a_request(serve):
-    def application(environ, start_response):
-        server.stop(timeout=30)
-        return hello(environ, start_response)
-
-    server = serve(application)
-    with Client(server) as client:
-        assert client.get()[1]["connection"] == "close"
-
-
-def test_request_that_is_on_its_way_when_the_server_stops_is_answered(serve):
-    server = serve(hello)
-    with Client(server) as client:
-        assert client.get()[0] == 200
-        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        # No switch in between: the server has not seen it.
-        server.close()
-        assert client.answer()[1]["connection"] == "close"
-        assert client.at_end()
-
-
-def test_stopped_server_can_be_started_again(serve):
-    server = serve(hello)
-    with Client(server) as client:
-        assert client.get()[0] == 200
-    server.stop()
-    server.set_listener(("127.0.0.1", 0))
-    server.set_spawn("default")
-    server.start()
-    with Client(server) as client:
-        assert client.get()[0] == 200
-        assert client.get()[1].get("connection") != "close"
-
-
-def test_two_servers_share_a_port(serve):
-    one = serve(hello, reuse_port=True)
-    two = WSGIServer(one.address, hello, log=None, reuse_port=True)
-    two.start()
-    try:
-        assert two.server_port == one.server_port
-    finally:
-        two.stop()
-
-
 # -- TLS ------------------------------------------------------------------------------------------------------------
-
-
-def connect_by_tls(server):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(socket.create_connection(server.address, timeout=30))
 
 
 @pytest.mark.parametrize(("option", "data", "status"), [
@@ -433,15 +319,6 @@ def test_certificate_that_is_missing_is_told_loudly(serve, errors):
     assert "FileNotFoundError" in errors.getvalue()
 
 
-def test_stop_closes_idle_tls_connections(serve, certificate):
-    server = serve(hello, **certificate)
-    with connect_by_tls(server) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
-        server.stop(timeout=30)
-        assert len(server._service) == 0
-
-
 def test_connection_that_makes_no_handshake_is_closed_for_a_new_one(serve, certificate, errors):
     server = serve(hello, **certificate, max_connections=2)
     with Client(server) as first, Client(server) as second:
@@ -456,20 +333,3 @@ def test_connection_that_makes_no_handshake_is_closed_for_a_new_one(serve, certi
         with pytest.raises(TimeoutError):
             second.sock.recv(1)
     assert errors.getvalue() == ""
-
-
-def test_stop_closes_connections_that_make_no_handshake(serve, certificate, errors):
-    server = serve(hello, **certificate)
-    with Client(server) as client:
-        until_connected(server, 1)
-        server.stop(timeout=30)
-        assert len(server._service) == 0
-        assert client.at_end()
-    assert errors.getvalue() == ""
-
-
-def until_connected(server, count):
-    while len(server._service) < count:
-        gevent.sleep(0.01)
-    # Their greenlets run.
-    gevent.sleep(0)

@@ -1,5 +1,7 @@
 """`python -m gevent.pywsgi`: processes that share a port, are replaced, loaded anew and drained."""
+import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -7,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,11 @@ class Command:
         self.folder = folder
         self.write(version)
         self.port = free_port()
+        self.context = None
+        if any(argument.startswith("--certfile") for argument in arguments):
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self.context.check_hostname = False
+            self.context.verify_mode = ssl.CERT_NONE
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -69,14 +77,19 @@ class Command:
         return until(loaded, "two workers")
 
     def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return self.context.wrap_socket(sock) if self.context else sock
 
     def get(self, path="/"):
         """Return the words of the answer's body."""
         with self.connect() as sock:
+            return self.ask(sock, path)
+
+    def ask(self, sock, path="/"):
+        """Return the words of the answer's body, the last one of the connection."""
+        with sock.makefile("rb") as file:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
-            with sock.makefile("rb") as file:
-                head, _, body = file.read().partition(b"\r\n\r\n")
+            head, _, body = file.read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), head
         return body.decode().split()
 
@@ -124,8 +137,11 @@ def test_workers_share_the_port_and_are_replaced_when_they_die(tmp_path):
         assert "was killed by signal 9" in command.output.read_text()
 
 
-def test_hangup_loads_the_application_anew_without_a_failed_request(tmp_path):
-    with Command(tmp_path, "-w", "2").ready() as command:
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_hangup_loads_the_application_anew_without_a_failed_request(tmp_path, certificate, is_tls):
+    arguments = [f"--{name}={path}" for name, path in certificate.items()] if is_tls else []
+    with contextlib.ExitStack() as stack:
+        command = stack.enter_context(Command(tmp_path, "-w", "2", *arguments).ready())
         versions, failures, enough = [], [], threading.Event()
 
         def ask():
@@ -141,9 +157,16 @@ def test_hangup_loads_the_application_anew_without_a_failed_request(tmp_path):
             client.start()
         try:
             until(lambda: len(versions) > 10, "answers")
+            # They have been accepted (over TLS their handshakes are made), and ask when the old workers drain.
+            early = [stack.enter_context(command.connect()) for _ in range(6)]
+            workers = command.two_workers()
             command.write("two")
             command.process.send_signal(signal.SIGHUP)
             until(lambda: failures or versions[-20:].count("two") == 20, "new version")
+            time.sleep(0.3)
+            for sock in early:
+                versions.append(command.ask(sock)[0])
+            until(lambda: not command.workers() & workers, "end of the old workers")
         finally:
             enough.set()
             for client in clients:
@@ -197,13 +220,26 @@ def test_workers_end_with_their_parent(tmp_path):
         until(lambda: not any(map(is_alive, workers)), "end of the workers")
 
 
-def test_application_that_does_not_start_ends_the_command(tmp_path):
-    completed = subprocess.run(
-        [sys.executable, "-m", "gevent.pywsgi", "no_such_module:application", "-b", "127.0.0.1:0"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=50,
-    )
+@pytest.mark.parametrize(("application", "message", "has_traceback"), [
+    ("no_such_module:application", r"no module 'no_such_module' in /.*'no_such_module:application'", False),
+    ("package.web:application", r"no module 'package.web' in /", False),
+    ("shop:app", r"'shop' \(.*/shop.py\) has no 'app'; callables that it has: application, other\n", False),
+    ("shop:factory.nothing", r"has no 'factory.nothing'", False),
+    ("shop:number", r"'shop:number' is not callable: 7\n", False),
+    ("needy:application", r"No module named 'no_such_module'", True),
+    ("broken:application", r"RuntimeError: broken", True),
+])
+def test_application_that_does_not_start_ends_the_command(tmp_path, application, message, has_traceback):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "shop.py").write_text("def application(): pass\n\nother = application\nnumber = 7\nfactory = None\n")
+    (tmp_path / "needy.py").write_text("import no_such_module\n")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')\n")
+    completed = subprocess.run([sys.executable, "-m", "gevent.pywsgi", application, "-b", "127.0.0.1:0"],
+                               cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert completed.returncode == 1
-    assert "No module named 'no_such_module'" in completed.stderr
+    assert re.search(message, completed.stderr)
+    assert ("Traceback" in completed.stderr) == has_traceback
     assert "no worker starts" in completed.stderr
 
 
@@ -232,6 +268,33 @@ def test_wrong_arguments_are_refused(tmp_path, arguments, message):
     assert message in completed.stderr
 
 
+def test_certificate_that_does_not_serve_is_refused_with_the_reason(tmp_path, make_certificate):
+    first, second = make_certificate(), make_certificate()
+    encrypted = str(tmp_path / "encrypted.pem")
+    subprocess.run(["openssl", "pkey", "-in", first["keyfile"], "-aes256", "-passout", "pass:x", "-out", encrypted],
+                   check=True)
+    for certfile, keyfile, message in [
+        (first["certfile"], "nowhere.pem", "can't read 'nowhere.pem'"),
+        (first["certfile"], second["keyfile"], "is not that of the certificate"),
+        (first["certfile"], None, "--keyfile"),
+        (first["keyfile"], first["certfile"], "is not a PEM file with a certificate"),
+        (first["certfile"], encrypted, "the key is encrypted"),
+    ]:
+        arguments = [f"--certfile={certfile}", *([] if keyfile is None else [f"--keyfile={keyfile}"])]
+        completed = subprocess.run([sys.executable, "-m", "gevent.pywsgi", "a:b", *arguments], cwd=tmp_path,
+                                   capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL)
+        assert completed.returncode == 2
+        assert message in completed.stderr
+
+
+def test_help_explains_every_argument():
+    from gevent._pywsgi_command import _parser
+
+    parser = _parser()
+    assert "--first-request-timeout" in parser.format_help()
+    assert not [action.dest for action in parser._actions if not action.help]
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "unix:no/such/folder"])
 def test_address_where_nobody_can_listen_is_told_in_a_line(tmp_path, address):
     completed = subprocess.run([sys.executable, "-m", "gevent.pywsgi", "a:b", "-b", address],
@@ -252,16 +315,10 @@ def test_hangup_brings_a_renewed_certificate(tmp_path, make_certificate):
 
     def shown():
         """Return the certificate that the server shows, by its text."""
-        context = ssl.create_default_context(cafile=used["certfile"])
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        with command.connect() as sock, context.wrap_socket(sock) as tls:
-            tls.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            answer = tls.recv(1000)
-            if not answer:
-                raise ConnectionResetError("closed without an answer")
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
+        with command.connect() as tls:
+                certificate = ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
+                assert command.ask(tls)
+                return certificate
 
     install(first)
     with Command(tmp_path, "--certfile", used["certfile"], "--keyfile", used["keyfile"]) as command:
@@ -271,13 +328,7 @@ def test_hangup_brings_a_renewed_certificate(tmp_path, make_certificate):
         assert shown() == Path(first["certfile"]).read_text()
         command.process.send_signal(signal.SIGHUP)
 
-        def shows_the_second():
-            try:
-                return shown() == Path(second["certfile"]).read_text()
-            except OSError:   # the worker that drains closes connections on which no request has come
-                return False
-
-        until(shows_the_second, "new certificate")
+        until(lambda: shown() == Path(second["certfile"]).read_text(), "new certificate")
 
 
 def test_unix_socket_of_the_command(tmp_path):

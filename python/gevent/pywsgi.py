@@ -35,6 +35,7 @@ from gevent._greenrust import WSGIHandler as _NativeHandler
 from gevent._greenrust import format_date_time as format_date_time
 from gevent._workers import Supervisor
 from gevent.hub import get_hub
+from gevent.select import _native_poll as _poll
 from gevent.server import StreamServer, listen
 from gevent.websocket import Options as WebSocketOptions
 
@@ -339,6 +340,9 @@ class WSGIServer(StreamServer):
     - *body_timeout* (60, None: no limit): between two pieces of a body; then 408.
     - *write_timeout* (60, None: no limit): a client that takes nothing of a response for so long is cut off.
     - *keep_alive_timeout* (75, None: no limit): how long a connection may be idle between requests.
+    - *first_request_timeout* (5, None: no limit): how long, when the server is being stopped, a connection that has had
+      no answer yet may take for its TLS handshake and first request, and one that has begun a head for its rest; no
+      longer than *header_timeout*, and than `stop` waits.
     - *max_connections* (the process's limit of open files less 64, or half of it): with so many, the connection that
       has waited longest for a head is closed for a new one, if it has for a second; if none has, the new one waits.
     - *log_format* (None: gevent's lines): "json", or a string with directives of Apache's mod_log_config, of which
@@ -393,6 +397,7 @@ class WSGIServer(StreamServer):
                  max_header_count: int | None = None, max_body_bytes: int | None = None, require_host: bool = True,
                  header_timeout: float | None = 30, body_timeout: float | None = 60,
                  write_timeout: float | None = 60, keep_alive_timeout: float | None = 75,
+                 first_request_timeout: float | None = 5,
                  max_connections: int | None = None, log_format: str | None = None,
                  server_header: str | None = None, trusted_proxies: Any = None, proxy_protocol: bool = False,
                  reuse_port: bool = False, workers: int | None = None, **ssl_args: Any) -> None:
@@ -403,11 +408,14 @@ class WSGIServer(StreamServer):
             "max_request_line": max_request_line, "max_header_bytes": max_header_bytes,
             "max_header_count": max_header_count, "max_body_bytes": max_body_bytes, "require_host": require_host,
             "header_timeout": header_timeout, "body_timeout": body_timeout, "write_timeout": write_timeout,
-            "keep_alive_timeout": keep_alive_timeout, "log_format": log_format, "server_header": server_header,
+            "keep_alive_timeout": keep_alive_timeout, "first_request_timeout": first_request_timeout,
+            "log_format": log_format, "server_header": server_header,
             "trusted_proxies": trusted_proxies, "proxy_protocol": proxy_protocol,
             "max_connections": _most_connections() if max_connections is None else max_connections,
         })
         self._handshake_timeout = header_timeout
+        # How long `stop` is going to wait.
+        self._stop_patience: float | None = None
         self._changed = Event()
         # Accepted when there was no room.
         self._surplus: Any = None
@@ -584,24 +592,42 @@ class WSGIServer(StreamServer):
     def close(self) -> None:
         """Stop accepting and close the listening socket.
 
-        Idle connections are closed; requests in work are answered, and their connections closed then.
+        Idle connections are closed; requests in work are answered, and their connections closed then. Connections that
+        have had no answer yet have *first_request_timeout* for a request.
         """
         was_started = self.started
+        if was_started and self._watcher is not None and self._spawn is not None:
+            # What fails below may close the server.
+            self.stop_accepting()
+            self._accept_rest()
         super().close()
         if self._surplus:
             surplus, self._surplus = self._surplus, None
             self.do_close(*surplus)
         if was_started:
-            self._service.drain()
+            self._service.drain(self._stop_patience)
+
+    def _accept_rest(self) -> None:
+        # Whom the system has connected already would see the connection reset, and may have sent a request.
+        waiting = _poll()
+        waiting.register(self.socket, 1)
+        for _ in range(self.backlog):
+            if self.closed or self._timer or self._surplus or self.full() or not any(waiting.poll(0)):
+                break
+            self._do_read()
 
     def stop(self, timeout: float | None = None) -> None:
         """Close, and wait for the connections to end, for *timeout* seconds (`stop_timeout`).
 
         What is in a pool then is killed; without a pool, handlers go on. Switches.
         """
-        self.close()
         if timeout is None:
             timeout = self.stop_timeout
+        self._stop_patience = timeout
+        try:
+            self.close()
+        finally:
+            self._stop_patience = None
         hub = get_hub()
         if getcurrent() is not hub:
             deadline = hub.loop.now() + timeout

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use greenrust::clock::Instant;
 use greenrust::http::{ParseStatus, ProxyHeader, RequestError, RequestHead, RequestParser, parse_proxy_header};
 use greenrust::hub::{Alarm, Direction, Hub, WaitingFor};
 use pyo3::buffer::PyBuffer;
@@ -25,7 +26,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::service::{Bounds, DOZE_AFTER, LAST_REQUEST_PATIENCE, Service};
+use super::service::{Awaited, Bounds, DOZE_AFTER, Service};
 use super::worker::Worker;
 use crate::gil::Gil;
 use crate::host;
@@ -527,7 +528,8 @@ impl Connection {
             let patience = if has_begun {
                 self.head_patience(py, &mut head_deadline)?
             } else {
-                self.idle_patience(py, limit, may_doze)?
+                let awaited = if is_new { Awaited::Owed } else { Awaited::Another };
+                self.idle_patience(py, limit, may_doze, awaited)?
             };
             let error = match self.fill(py, 0, patience) {
                 Ok(0) => {
@@ -547,6 +549,7 @@ impl Connection {
             };
             let arrival = match () {
                 () if has_begun => Arrival::Late,
+                () if is_new && self.is_still_owed(py)? => continue,
                 // What came in the last moment is answered, with `Connection: close`.
                 () if must_end && self.receive_at_once(py)? > 0 => continue,
                 () if must_end => Arrival::End,
@@ -626,7 +629,7 @@ impl Connection {
     }
 
     /// How long to wait for the rest of a head; its deadline is set when it begins.
-    fn head_patience(&self, py: Python<'_>, deadline: &mut Option<greenrust::clock::Instant>) -> PyResult<Patience> {
+    fn head_patience(&self, py: Python<'_>, deadline: &mut Option<Instant>) -> PyResult<Patience> {
         if let Some(deadline) = *deadline {
             return Ok(Patience::Until(deadline));
         }
@@ -634,31 +637,56 @@ impl Connection {
         let limit = match &self.inner.place {
             None => self.inner.bounds.header_timeout,
             Some((service, key)) => {
-                service.get().note_waiting(key.get(), Some(now));
+                service.get().note_waiting(key.get(), Some(now), Awaited::Owed);
                 Some(self.inner.bounds.header_timeout.unwrap_or(ENDLESS))
             }
         };
-        Ok(limit.map_or(Patience::Unlimited, |limit| Patience::Until(*deadline.insert(now.after(limit)))))
+        let Some(limit) = limit else { return Ok(Patience::Unlimited) };
+        let end = now.after(limit);
+        let last = self.last_wait(now, Awaited::Owed);
+        Ok(Patience::Until(*deadline.insert(last.map_or(end, |last| last.min(end)))))
     }
 
     /// How long to wait for the first byte of a head.
-    fn idle_patience(&self, py: Python<'_>, limit: Option<Duration>, may_doze: bool) -> PyResult<Patience> {
+    fn idle_patience(
+        &self,
+        py: Python<'_>,
+        limit: Option<Duration>,
+        may_doze: bool,
+        awaited: Awaited,
+    ) -> PyResult<Patience> {
         let Some((service, key)) = &self.inner.place else {
             return Ok(limit.map_or(Patience::Unlimited, Patience::For));
         };
         let service = service.get();
-        let since = if may_doze { None } else { Some(py_hub::ensure(py)?.clock().now()) };
-        service.note_waiting(key.get(), since);
-        let most = match () {
-            () if service.is_draining() => Some(LAST_REQUEST_PATIENCE),
-            () if may_doze => Some(DOZE_AFTER),
-            () => None,
+        let is_draining = service.is_draining();
+        let now = if may_doze && !is_draining { None } else { Some(py_hub::ensure(py)?.clock().now()) };
+        service.note_waiting(key.get(), now, awaited);
+        let most = match now {
+            None => Some(DOZE_AFTER),
+            Some(now) if is_draining => service.last_wait(now, awaited).map(|last| last.since(now)),
+            Some(_) => None,
         };
         Ok(match (limit, most) {
             (None, None) => Patience::For(ENDLESS),
             (Some(limit), Some(most)) => Patience::For(limit.min(most)),
             (Some(limit), None) | (None, Some(limit)) => Patience::For(limit),
         })
+    }
+
+    /// Whether a drain waits on for a connection that was never answered.
+    fn is_still_owed(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some((service, key)) = &self.inner.place else { return Ok(false) };
+        let service = service.get();
+        Ok(service.is_draining()
+            && !service.is_evicted(key.get())
+            && service.waits_for_owed(py_hub::ensure(py)?.clock().now()))
+    }
+
+    /// When a wait that begins now has to end because the server is being drained, if it is.
+    fn last_wait(&self, now: Instant, awaited: Awaited) -> Option<Instant> {
+        let service = self.inner.place.as_ref().map(|(service, _)| service.get())?;
+        if service.is_draining() { service.last_wait(now, awaited) } else { None }
     }
 
     /// Reads what came since the hub looked last. Returns how many bytes, 0 also where it can't be read.
@@ -697,8 +725,9 @@ impl Connection {
         self.inner.buffer.borrow_mut().shrink_to_fit();
     }
 
-    /// Reads a request line for a handler that looks at it itself. Switches.
-    pub fn read_request_line(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<u8>> {
+    /// Reads a request line for a handler that looks at it itself. The connection `is_new` before its first request.
+    /// Switches.
+    pub fn read_request_line(&self, py: Python<'_>, limit: usize, is_new: bool) -> PyResult<Vec<u8>> {
         let bounds = &self.inner.bounds;
         let patience = match (bounds.header_timeout, bounds.keep_alive_timeout) {
             (Some(head), Some(idle)) => Some(head.max(idle)),
@@ -706,7 +735,7 @@ impl Connection {
         };
         let is_waiting = self.with_unread(<[u8]>::is_empty);
         if is_waiting {
-            self.idle_patience(py, None, false)?;
+            self.idle_patience(py, None, false, if is_new { Awaited::Owed } else { Awaited::Another })?;
         }
         let line = self.read_line(py, limit, patience.map_or(Patience::Unlimited, Patience::For));
         self.end_waiting(is_waiting);

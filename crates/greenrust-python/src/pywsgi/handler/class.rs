@@ -114,7 +114,7 @@ impl Handler {
         let line = match slf.get().connection(py) {
             Some(connection) => {
                 connection.get().forget_head();
-                connection.get().read_request_line(py, MAX_REQUEST_LINE)?
+                connection.get().read_request_line(py, MAX_REQUEST_LINE, !slf.get().inner.has_served.get())?
             }
             None => Vec::new(),
         };

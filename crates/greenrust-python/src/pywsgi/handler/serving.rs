@@ -13,8 +13,9 @@ use pyo3::types::{PyDict, PyTuple};
 use super::logging::log_step;
 use super::reading::handle_one_request;
 use super::{Data, Handler, This};
+use crate::hub as py_hub;
 use crate::pywsgi::connection::Idle;
-use crate::pywsgi::service::{Seat, Service};
+use crate::pywsgi::service::{Awaited, Seat, Service};
 use crate::pywsgi::stock::{self, Step};
 use crate::pywsgi::worker::Worker;
 use crate::pywsgi::{accept, access_log, connection};
@@ -69,7 +70,7 @@ fn serve_whole<'py>(
     let py = handle.py();
     seat.get().begin_serving();
     let service = seat.get().service().bind(py);
-    let served = match client_address(service.get(), &socket, address.clone(), handler.is_some()) {
+    let served = match client_address(seat.get(), &socket, address.clone(), handler.is_some()) {
         Ok(Some(client)) => serve_or_doze(service, &handle, &socket, &client, handler, worker),
         Ok(None) => Ok(None),
         Err(error) => Err(error),
@@ -86,17 +87,22 @@ fn serve_whole<'py>(
 
 /// The address that a handler is given; None if the client's first bytes do not say it as they must.
 fn client_address<'py>(
-    service: &Service,
+    seat: &Seat,
     socket: &Bound<'py, PyAny>,
     address: Bound<'py, PyAny>,
     is_known: bool,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let service = seat.service().get();
     if is_known || !service.expects_proxy_header() {
         return Ok(Some(address));
     }
     let py = socket.py();
     let patience = service.bounds().header_timeout.map_or(Patience::Unlimited, Patience::For);
-    match connection::read_proxy_header(socket, patience)? {
+    let key = seat.place().0;
+    service.note_waiting(key, Some(py_hub::ensure(py)?.clock().now()), Awaited::Owed);
+    let header = connection::read_proxy_header(socket, patience);
+    service.note_serving(key);
+    match header? {
         None => Ok(None),
         Some(None) => Ok(Some(address)),
         Some(Some(source)) => Ok(Some((source.ip().to_string(), source.port()).into_pyobject(py)?.into_any())),
@@ -177,16 +183,23 @@ impl Dozing {
         }
     }
 
+    fn handler<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Handler>> {
+        match self {
+            Self::Handler(handler) => Some(handler.bind(py).clone()),
+            Self::Connection(arguments) => arguments.bind(py).get_item(5).ok()?.cast_into().ok(),
+        }
+    }
+
+    /// What it waits for.
+    pub fn awaited(&self, py: Python<'_>) -> Awaited {
+        let has_served = self.handler(py).is_some_and(|handler| handler.get().inner.has_served.get());
+        if has_served { Awaited::Another } else { Awaited::Owed }
+    }
+
     /// Lets go of what the next request does not need.
     pub fn release_memory(&self, py: Python<'_>) {
-        match self {
-            Self::Handler(handler) => handler.get().release_memory(py),
-            Self::Connection(arguments) => {
-                let handler = arguments.bind(py).get_item(5);
-                if let Ok(handler) = handler.and_then(|handler| Ok(handler.cast_into::<Handler>()?)) {
-                    handler.get().release_memory(py);
-                }
-            }
+        if let Some(handler) = self.handler(py) {
+            handler.get().release_memory(py);
         }
     }
 

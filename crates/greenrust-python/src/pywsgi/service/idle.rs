@@ -39,6 +39,7 @@ impl Service {
         let py = slf.py();
         let hub = py_hub::ensure(py)?;
         let inner = &*slf.get().inner;
+        let awaited = what.awaited(py);
         let (since, doze) = match idle {
             Idle::Now(limit) => (Some(hub.clock().now()), Doze { what, timer: None, rests: Some(limit) }),
             Idle::Longer(longest) => {
@@ -54,7 +55,7 @@ impl Service {
             entry.dozing = Some(doze);
             entry.descriptor
         };
-        slf.get().note_waiting(key, since);
+        slf.get().note_waiting(key, since, awaited);
         if let Some(since) = since {
             inner.resting.set(inner.resting.get() + 1);
             if !inner.is_sweep_pending.get() {
@@ -139,6 +140,11 @@ impl Service {
         let entries = self.inner.entries.borrow();
         let doze = entries.get(key).and_then(|entry| entry.dozing.as_ref());
         doze.is_some_and(Doze::is_rest)
+    }
+
+    /// Whether the connection is idle without a greenlet.
+    pub(super) fn dozes(&self, key: usize) -> bool {
+        self.inner.entries.borrow().get(key).is_some_and(|entry| entry.dozing.is_some())
     }
 
     /// Ends a doze and returns what was kept for its end.

@@ -12,7 +12,8 @@
 //!             └────────────────────────────────bytes───┴────────────────┘
 //! ```
 //!
-//! They leave by their end, `keep_alive_timeout`, drain and eviction. Idle connections form a list, the one that waits
+//! They leave by their end, `keep_alive_timeout`, drain and eviction. A drain lets those that are *owed* an answer, since
+//! they never had one or a head has begun, wait on for a while; the others end. Idle connections form a list, the one that waits
 //! longest first. When there are `max_connections`, it is closed for the sake of a new one: a client that opens
 //! connections and sends nothing keeps nobody out.
 
@@ -78,6 +79,8 @@ pub struct Bounds {
     pub write_timeout: Option<Duration>,
     /// Between two requests.
     pub keep_alive_timeout: Option<Duration>,
+    /// From the begin of a drain, for what is owed an answer.
+    pub first_request_timeout: Option<Duration>,
 }
 
 impl Bounds {
@@ -89,7 +92,18 @@ impl Bounds {
         body_timeout: None,
         write_timeout: None,
         keep_alive_timeout: None,
+        first_request_timeout: None,
     };
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Awaited {
+    /// Another request: the client has had an answer to each that it sent.
+    #[default]
+    Another,
+    /// What it is owed an answer to: its first request, or the rest of a head.
+    Owed,
 }
 
 #[derive(Default)]
@@ -98,6 +112,8 @@ struct Entry {
     /// Tells an entry from a later one in its place.
     serial: u64,
     is_waiting: bool,
+    /// For what it waited last.
+    awaited: Awaited,
     /// Since when it waits; not noted where it will doze before it matters.
     since: Option<Instant>,
     is_evicted: bool,
@@ -133,6 +149,8 @@ struct Inner {
     /// Connections that are told to end for the sake of new ones, and haven't yet.
     evicting: Cell<usize>,
     is_draining: Cell<bool>,
+    /// Until when a drain waits for what is owed an answer; None for ever.
+    drain_deadline: Cell<Option<Instant>>,
     /// Nothing is accepted until there is room.
     is_short: Cell<bool>,
     is_retry_pending: Cell<bool>,
@@ -230,6 +248,7 @@ impl Inner {
                 body_timeout: options.seconds("body_timeout")?,
                 write_timeout: options.seconds("write_timeout")?,
                 keep_alive_timeout: options.seconds("keep_alive_timeout")?,
+                first_request_timeout: options.seconds("first_request_timeout")?,
             },
             max_connections: options.size("max_connections", 1, usize::MAX)?,
             server_header,
@@ -244,6 +263,7 @@ impl Inner {
             last_waiting: Cell::new(NONE),
             evicting: Cell::new(0),
             is_draining: Cell::new(false),
+            drain_deadline: Cell::new(None),
             is_short: Cell::new(false),
             is_retry_pending: Cell::new(false),
             on_change: RefCell::default(),
@@ -400,13 +420,28 @@ impl Service {
         drop(old);
     }
 
+    /// Until when a connection may wait on while the server is being drained; None for ever.
+    pub fn last_wait(&self, now: Instant, awaited: Awaited) -> Option<Instant> {
+        let soon = now.after(LAST_REQUEST_PATIENCE);
+        match awaited {
+            Awaited::Another => Some(soon),
+            Awaited::Owed => self.inner.drain_deadline.get().map(|deadline| deadline.max(soon)),
+        }
+    }
+
+    /// Whether a drain still waits for what is owed an answer.
+    pub fn waits_for_owed(&self, now: Instant) -> bool {
+        self.inner.drain_deadline.get().is_none_or(|deadline| now < deadline)
+    }
+
     /// Notes that the connection waits for a head, perhaps since when.
     #[inline]
-    pub fn note_waiting(&self, key: usize, since: Option<Instant>) {
+    pub fn note_waiting(&self, key: usize, since: Option<Instant>, awaited: Awaited) {
         let inner = &*self.inner;
         let mut entries = inner.entries.borrow_mut();
         let last = inner.last_waiting.get();
         let Some(entry) = entries.get_mut(key) else { return };
+        entry.awaited = awaited;
         entry.since = entry.since.or(since);
         if entry.is_waiting {
             return;
@@ -483,14 +518,32 @@ impl Service {
     }
 
     /// Has a waiting connection's greenlet look up, at `deadline` at the latest.
-    fn hasten(&self, hub: &Hub, key: usize, deadline: Instant) {
-        let parts = self.inner.entries.borrow().get(key).map(|entry| (entry.alarm.clone(), entry.descriptor));
-        match parts {
-            Some((Some(alarm), _)) => alarm.hasten(hub, deadline),
-            // It waits in a method of its socket, a TLS socket's for instance.
-            Some((None, descriptor)) => hub.cancel_waiters(descriptor, Direction::Read),
-            None => {}
+    fn hasten(slf: &Bound<'_, Self>, hub: &Hub, key: usize, serial: u64, deadline: Instant) {
+        let alarm = match slf.get().inner.entries.borrow().get(key) {
+            Some(entry) if entry.serial == serial => entry.alarm.clone(),
+            _ => return,
+        };
+        if let Some(alarm) = alarm {
+            alarm.hasten(hub, deadline);
+            return;
         }
+        // It waits in a method of its socket, a TLS socket's for instance.
+        if deadline <= hub.clock().now() {
+            slf.get().interrupt(hub, key, serial);
+            return;
+        }
+        let service = slf.clone().unbind();
+        let action = TimerAction::Call(Box::new(move |hub| service.get().interrupt(hub, key, serial)));
+        hub.add_timer(deadline, action, false);
+    }
+
+    /// Ends the wait of a connection that waits in a method of its socket.
+    fn interrupt(&self, hub: &Hub, key: usize, serial: u64) {
+        let descriptor = match self.inner.entries.borrow().get(key) {
+            Some(entry) if entry.serial == serial && entry.is_waiting => entry.descriptor,
+            _ => return,
+        };
+        hub.cancel_waiters(descriptor, Direction::Read);
     }
 
     /// Finds a connection to close for the sake of a new one.
@@ -530,14 +583,14 @@ impl Service {
     /// sake of a new one, and when the server is drained.
     fn begin_handshake(&self, py: Python<'_>, descriptor: RawFd) -> PyResult<()> {
         if let Some(key) = self.find(descriptor) {
-            self.note_waiting(key, Some(py_hub::ensure(py)?.clock().now()));
+            self.note_waiting(key, Some(py_hub::ensure(py)?.clock().now()), Awaited::Owed);
         }
         Ok(())
     }
 
     /// end_handshake(descriptor) -> bool
     ///
-    /// Notes that the handshake has ended. False if the connection is to be closed.
+    /// Notes that the handshake has ended. False if the connection was to be closed.
     fn end_handshake(&self, descriptor: RawFd) -> bool {
         let Some(key) = self.find(descriptor) else { return true };
         self.note_serving(key);
@@ -577,15 +630,17 @@ impl Service {
             }
             inner.entries.borrow_mut()[key].is_evicted = true;
             inner.evicting.set(inner.evicting.get() + 1);
-            this.hasten(hub, key, now);
+            Self::hasten(slf, hub, key, serial, now);
         }
         Ok(true)
     }
 
-    /// drain()
+    /// drain(longest=None)
     ///
     /// Closes idle connections, and those in work after their next answer; WebSockets are told that the server goes away.
-    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Who was never answered, or has begun a head, has *longest* seconds for it, or `first_request_timeout` if that is less.
+    #[pyo3(signature = (longest=None))]
+    fn drain(slf: &Bound<'_, Self>, longest: Option<f64>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let inner = &*this.inner;
@@ -593,31 +648,36 @@ impl Service {
         let spare = inner.spare.take();
         drop(spare);
         inner.templates.clear();
+        let hub = py_hub::ensure(py)?;
+        let now = hub.clock().now();
+        let bounds = &inner.bounds;
+        let longest = [longest.map(py_hub::duration), bounds.first_request_timeout, bounds.header_timeout]
+            .into_iter()
+            .flatten()
+            .min();
+        inner.drain_deadline.set(longest.map(|longest| now.after(longest)));
         let (waiting, websockets): (Vec<_>, Vec<_>) = {
             let entries = inner.entries.borrow();
             let waiting = entries.iter().filter(|(_, entry)| entry.is_waiting);
             let websockets = entries.iter().filter_map(|(_, entry)| entry.websocket.as_ref());
             (
-                waiting.map(|(key, entry)| (key, entry.serial)).collect(),
+                waiting.map(|(key, entry)| (key, entry.serial, entry.awaited)).collect(),
                 websockets.map(|websocket| websocket.bind(py).clone()).collect(),
             )
         };
         for websocket in websockets {
             WebSocket::spawn_going_away(&websocket)?;
         }
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let hub = py_hub::ensure(py)?;
-        let deadline = hub.clock().now().after(LAST_REQUEST_PATIENCE);
-        for (key, serial) in waiting {
-            if this.rests(key) {
+        for (key, serial, awaited) in waiting {
+            if this.rests(key) || (awaited == Awaited::Owed && this.dozes(key)) {
                 // The request that is on its way has yet to come.
                 let descriptor = inner.entries.borrow().get(key).map_or(-1, |entry| entry.descriptor);
                 hub.cancel_call(descriptor, Direction::Read);
                 Self::rouse(slf, key, serial);
-            } else if !this.end_doze(py, key, serial) {
-                this.hasten(hub, key, deadline);
+            } else if !this.end_doze(py, key, serial)
+                && let Some(deadline) = this.last_wait(now, awaited)
+            {
+                Self::hasten(slf, hub, key, serial, deadline);
             }
         }
         Ok(())
