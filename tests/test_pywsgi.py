@@ -119,6 +119,23 @@ def test_headers_with_underscores_are_dropped(serve):
     assert "HTTP_X_FORGED" not in seen
 
 
+@pytest.mark.ours_only("the real gevent passes it on")
+@pytest.mark.parametrize("name", ["Proxy", "PROXY", "proxy"])
+def test_client_cannot_name_a_proxy_for_the_servers_own_requests(serve, name):
+    environments = []
+
+    def application(environ, start_response):
+        environments.append(dict(environ))
+        return hello(environ, start_response)
+
+    with Client(serve(application)) as client:
+        for _ in range(4):   # later ones are copies
+            assert client.get("/", [f"{name}: http://192.0.2.1", "Proxy-Authorization: x"])[0] == 200
+    for environ in environments:
+        assert "HTTP_PROXY" not in environ
+        assert environ["HTTP_PROXY_AUTHORIZATION"] == "x"
+
+
 def read_body(environ, start_response):
     body = environ["wsgi.input"].read()
     start_response("200 OK", [])

@@ -80,7 +80,8 @@ pub fn decimal(py: Python<'_>, mut number: u64) -> Bound<'_, PyString> {
 }
 
 /// The environ key of a request field, `HTTP_` and the name in capitals; None for names with an underscore, which could
-/// pass for one with a dash.
+/// pass for one with a dash, and for `Proxy`: what is run with the environment of a CGI program takes HTTP_PROXY for the
+/// proxy of its own requests (CVE-2016-5385 and others, "httpoxy"), and no standard has that field.
 ///
 /// `CONTENT_TYPE` and `CONTENT_LENGTH` have no prefix (RFC 3875 section 4.1).
 pub fn environ_key<'py>(py: Python<'py>, name: &[u8]) -> Option<Bound<'py, PyString>> {
@@ -99,7 +100,7 @@ pub fn environ_key<'py>(py: Python<'py>, name: &[u8]) -> Option<Bound<'py, PyStr
 }
 
 fn make_key<'py>(py: Python<'py>, name: &[u8]) -> Option<Bound<'py, PyString>> {
-    if name.contains(&b'_') {
+    if name.contains(&b'_') || name.eq_ignore_ascii_case(b"proxy") {
         return None;
     }
     let mut key = String::with_capacity(name.len() + 5);
