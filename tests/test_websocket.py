@@ -1,5 +1,6 @@
 """gevent.websocket, by the protocol part of the `websockets` library over gevent's sockets."""
 import base64
+import random
 import struct
 
 import gevent
@@ -312,6 +313,140 @@ def test_handlers_that_speak_websocket_themselves_are_not_disturbed(serve):
 
     with Client(serve(application(echo), handler_class=Handler)) as client:
         assert client.receive() == "hello"
+
+
+# -- large and many: what Autobahn's groups 9, 12 and 13 ask -----------------------------------------------
+
+
+def masked_frame(first, payload):
+    """Return a client's frame; the mask is 0, and so the payload as it is."""
+    length = len(payload)
+    if length < 126:
+        head = bytes([first, 0x80 | length])
+    elif length < 65536:
+        head = struct.pack("!BBH", first, 0x80 | 126, length)
+    else:
+        head = struct.pack("!BBQ", first, 0x80 | 127, length)
+    return b"".join((head, bytes(4), payload))
+
+
+def read_unmasked_frame(file):
+    """Return the first byte and the payload of a server's frame."""
+    first, length = file.read(2)
+    if length == 126:
+        length, = struct.unpack("!H", file.read(2))
+    elif length == 127:
+        length, = struct.unpack("!Q", file.read(8))
+    return first, file.read(length)
+
+
+def assert_echo(client, opcode, payload, fragment=None, chop=None):
+    """Send a message in frames of *fragment* bytes, sent *chop* bytes at a time, and read it in a frame."""
+    fragment = fragment or max(1, len(payload))
+    pieces = [payload[place:place + fragment] for place in range(0, len(payload), fragment)] or [b""]
+    data = b"".join(
+        masked_frame((opcode if number == 0 else 0) | (0x80 if number == len(pieces) - 1 else 0), piece)
+        for number, piece in enumerate(pieces)
+    )
+
+    def send():
+        for place in range(0, len(data), chop or len(data)):
+            client.sock.sendall(data[place:place + (chop or len(data))])
+
+    sender = gevent.spawn(send)
+    with client.sock.makefile("rb") as file:
+        first, echoed = read_unmasked_frame(file)
+    assert first == 0x80 | opcode
+    assert len(echoed) == len(payload) and echoed == payload
+    sender.get()
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(("case", "size", "fragments", "chops"), (
+    ("9.1, 9.2", 64 << 10, (None,), (None,)),
+    ("9.1, 9.2", 256 << 10, (None,), (None,)),
+    ("9.1, 9.2", MIB, (None,), (None,)),
+    ("9.1, 9.2", 4 * MIB, (None,), (None,)),
+    ("9.1, 9.2", 8 * MIB, (None,), (None,)),
+    ("9.1, 9.2", 16 * MIB, (None,), (None,)),
+    ("9.3, 9.4", 4 * MIB, (64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, MIB), (None,)),
+    ("9.5, 9.6", MIB, (None, 1000), (64, 128, 256, 512, 1 << 10, 2 << 10)),
+))
+@pytest.mark.parametrize("opcode", (Opcode.TEXT, Opcode.BINARY))
+def test_large_messages_in_frames_and_pieces_of_any_size(serve, case, size, fragments, chops, opcode):
+    if opcode is Opcode.TEXT:
+        # Three bytes each: frames and pieces end within them.
+        payload = ("€" * (size // 3 + 1)).encode()[:size // 3 * 3]
+    else:
+        payload = bytes(range(251)) * (size // 251 + 1)
+    server = serve(application(echo), websocket_options=Options(max_message_size=17 * MIB))
+    with Client(server) as client:
+        for fragment in fragments:
+            for chop in chops:
+                assert_echo(client, opcode, payload[:size], fragment, chop)
+
+
+@pytest.mark.parametrize("size", (0, 16, 64, 256, 1024, 4096))
+@pytest.mark.parametrize("opcode", (Opcode.TEXT, Opcode.BINARY))
+def test_a_thousand_messages_in_a_row(serve, size, opcode):   # cases 9.7 and 9.8
+    frames = masked_frame(0x80 | opcode, b"x" * size) * 1000
+    with Client(serve(application(echo))) as client, client.sock.makefile("rb") as file:
+        sender = gevent.spawn(client.sock.sendall, frames)
+        for _ in range(1000):
+            assert read_unmasked_frame(file) == (0x80 | opcode, b"x" * size)
+        sender.get()
+
+
+#: The sizes of groups 12 and 13, each with that of its frames.
+SIZES = (*((size, size) for size in (16, 64, 256, 1 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10)),
+         (8 << 10, 256), (128 << 10, 4 << 10), (128 << 10, 32 << 10))
+#: What their messages are made of.
+CONTENTS = {
+    "JSON": lambda size: "".join(f'{{"number": {n}, "square": {n * n}}}, ' for n in range(size // 20 + 2))[:size],
+    "repeated": lambda size: ("No wheel is round for ever. " * (size // 28 + 1))[:size],
+    "not ASCII": lambda size: "".join(chr(0x400 + n * n % 251) for n in range(size // 2)),
+    "random": lambda size: random.Random(size).randbytes(size),
+}
+
+
+def offer(alone=None, server_bits=None, client_bits=None):
+    """Return an offer of compression, each message *alone* or not, with windows of so many bits."""
+    return ClientPerMessageDeflateFactory(
+        server_no_context_takeover=bool(alone), client_no_context_takeover=bool(alone),
+        server_max_window_bits=server_bits, client_max_window_bits=client_bits,
+    )
+
+
+ALONE = "server_no_context_takeover; client_no_context_takeover; "
+
+
+@pytest.mark.parametrize(("offers", "agreed"), (
+    ([offer()], "server_max_window_bits=12"),                                                   # 12.*, 13.1
+    ([offer(True)], f"{ALONE}server_max_window_bits=12"),                                       # 13.2
+    ([offer(False, 9, 9)], "server_max_window_bits=9; client_max_window_bits=9"),               # 13.3
+    ([offer(False, 15, 15)], "server_max_window_bits=12; client_max_window_bits=12"),           # 13.4
+    ([offer(True, 9, 9)], f"{ALONE}server_max_window_bits=9; client_max_window_bits=9"),        # 13.5
+    ([offer(True, 15, 15)], f"{ALONE}server_max_window_bits=12; client_max_window_bits=12"),    # 13.6
+    ([offer(True, 9, 9), offer(True), offer()],
+     f"{ALONE}server_max_window_bits=9; client_max_window_bits=9"),                             # 13.7
+    ([offer(False, 10, 14)], "server_max_window_bits=10; client_max_window_bits=12"),
+    ([offer(False, None, 11)], "server_max_window_bits=12; client_max_window_bits=11"),
+))
+@pytest.mark.parametrize("content", CONTENTS)
+def test_compressed_messages_of_any_size_and_window(serve, offers, agreed, content):
+    with Client(serve(application(echo)), extensions=offers) as client:
+        assert client.response.headers["Sec-WebSocket-Extensions"] == f"permessage-deflate; {agreed}"
+        for size, fragment in SIZES:
+            message = CONTENTS[content](size)
+            encoded = message.encode() if isinstance(message, str) else message
+            begin = client.protocol.send_text if isinstance(message, str) else client.protocol.send_binary
+            for place in range(0, len(encoded), fragment):
+                send = client.protocol.send_continuation if place else begin
+                send(encoded[place:place + fragment], fin=place + fragment >= len(encoded))
+            client.flush()
+            assert client.receive() == message
 
 
 # -- what the protocol forbids, and limits ----------------------------------------------------------------
