@@ -10,7 +10,7 @@ from collections.abc import Callable
 from os import environ as _environ
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
-from gevent import event, lowlevel  # noqa: F401 (`gevent.event` is there without an import of its own)
+from gevent import _other_greenlet, event, lowlevel  # noqa: F401 (`gevent.event` is there without an import of its own)
 from gevent._aliases import AliasFinder
 from gevent._config import config
 from gevent._greenrust import (
@@ -108,10 +108,12 @@ def _register_lowlevel() -> None:
     """Make `import greenlet` mean the greenlets that are switched here."""
     present = sys.modules.setdefault("greenlet", lowlevel)
     if present is not lowlevel:
+        if hasattr(present, "_C_API"):
+            _other_greenlet.confine(present)
         warnings.warn(
             f"the module greenlet of {getattr(present, '__file__', 'unknown origin')} was imported before gevent: "
-            "code that uses it will not see gevent's greenlets. Import gevent first, or import gevent.lowlevel "
-            "instead of greenlet.",
+            "code that uses it does not see gevent's greenlets, and cannot switch in them. Import gevent first, or "
+            "import gevent.lowlevel instead of greenlet.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,7 +1,12 @@
-"""Libraries that are written for gevent: bottle's server, geventhttpclient, gipc, grequests and zerorpc.
+"""Libraries that are written for gevent: bottle's server, geventhttpclient, gipc, grequests and zerorpc; and PyPI's
+greenlet, which SQLAlchemy's asyncio part is written for.
 
 Each call waits at a meeting point for the others, so that calls one after the other never end well.
 """
+import subprocess
+import sys
+import textwrap
+
 from implementation import run_script
 
 # A server in the same process, which answers when ten requests are there.
@@ -155,3 +160,55 @@ def test_zerorpc_answers_calls_at_once(tmp_path):
     assert running.ready()
     server.close()
     """, str(tmp_path / "socket"))
+
+
+ASK_SQLALCHEMY = """
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def ask():
+        engine = create_async_engine("sqlite+aiosqlite://")
+        async with engine.connect() as connection:
+            answer = (await connection.execute(text("select 5"))).scalar()
+        await engine.dispose()
+        return answer
+"""
+
+
+def test_sqlalchemys_greenlets_run_in_greenlets():
+    run_script("""
+    import gevent
+    from gevent import aio
+    """ + ASK_SQLALCHEMY + """
+    assert gevent.spawn(aio.run, ask()).get() == 5
+    """)
+
+
+def test_greenlet_that_was_imported_before_gevent_works_beside_it_and_is_refused_in_its_greenlets():
+    # Not by run_script, whose scripts import gevent first.
+    script = textwrap.dedent("""
+    import asyncio
+    import greenlet
+    import gevent
+    """ + ASK_SQLALCHEMY + """
+    assert asyncio.run(ask()) == 5
+
+    def switch():
+        inner = greenlet.greenlet(gevent.sleep)
+        for method in (inner.switch, inner.throw):
+            try:
+                method(0)
+            except greenlet.error as error:
+                assert "Import gevent first" in str(error), error
+            else:
+                raise AssertionError("switched")
+        return "refused"
+
+    greenlets = [gevent.spawn(switch) for _ in range(3)]
+    assert [g.get() for g in greenlets] == ["refused"] * 3
+    # In the main greenlet it may even wait.
+    assert greenlet.greenlet(lambda: (gevent.sleep(0.001), "slept")).switch() == (None, "slept")
+    """)
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert completed.returncode == 0, completed.stderr
+    assert "imported before gevent" in completed.stderr
