@@ -1,5 +1,5 @@
-"""Libraries that are written for gevent: bottle's server, geventhttpclient, gipc, grequests and zerorpc; and PyPI's
-greenlet, which SQLAlchemy's asyncio part is written for.
+"""Libraries that are written for gevent: bottle's server, geventhttpclient, gipc, grequests and zerorpc; gRPC in its
+mode for gevent; and PyPI's greenlet, which SQLAlchemy's asyncio part is written for.
 
 Each call waits at a meeting point for the others, so that calls one after the other never end well.
 """
@@ -160,6 +160,49 @@ def test_zerorpc_answers_calls_at_once(tmp_path):
     assert running.ready()
     server.close()
     """, str(tmp_path / "socket"))
+
+
+def test_grpc_calls_from_greenlets_wait_at_once():
+    # gRPC offers its mode for gevent to clients alone.
+    server = textwrap.dedent("""
+    import sys, threading
+    from concurrent.futures import ThreadPoolExecutor
+    import grpc
+
+    everybody = threading.Barrier(10)
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details):
+            return grpc.unary_unary_rpc_method_handler(self.meet)
+
+        def meet(self, request, context):
+            everybody.wait(30)
+            return b"met " + request
+
+    server = grpc.server(ThreadPoolExecutor(10))
+    server.add_generic_rpc_handlers((Handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(port, flush=True)
+    sys.stdin.read()
+    """)
+    with subprocess.Popen([sys.executable, "-c", server], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            run_script("""
+            from gevent import monkey; monkey.patch_all()
+            import gevent
+            import grpc
+            import grpc.experimental.gevent
+            grpc.experimental.gevent.init_gevent()
+
+            with grpc.insecure_channel("127.0.0.1:" + sys.argv[1]) as channel:
+                call = channel.unary_unary("/meeting/meet")
+                greenlets = [gevent.spawn(call, b"%d" % number) for number in range(10)]
+                gevent.joinall(greenlets, raise_error=True)
+            assert [g.value for g in greenlets] == [b"met %d" % number for number in range(10)]
+            """, process.stdout.readline().decode().strip())
+        finally:
+            process.stdin.close()
 
 
 ASK_SQLALCHEMY = """
