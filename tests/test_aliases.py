@@ -1,5 +1,7 @@
 """Names of gevent's private modules that programs import: what they name, and that unknown ones are refused."""
+import errno
 import importlib
+import os
 import subprocess
 import sys
 
@@ -114,3 +116,8 @@ def test_reachable_greenlets_contain_those_that_live():
     gevent.sleep(0)
     assert waiting in get_reachable_greenlets()
     waiting.kill()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ECONNREFUSED, 99999])
+def test_win32util_gives_the_text_of_an_error_number(number):
+    assert importlib.import_module("gevent.win32util").formatError(number) == os.strerror(number)

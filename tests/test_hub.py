@@ -122,6 +122,60 @@ def test_hub_can_be_destroyed_and_made_anew():
     """)
 
 
+def test_destroyed_hub_has_no_loop():
+    run_script("""
+        import gevent
+        hub = gevent.get_hub()
+        loop = hub.loop
+        hub.destroy(destroy_loop=True)
+        assert hub.loop is None
+        assert "destroyed" in repr(hub) and "destroyed" in repr(loop)
+        assert gevent.get_hub().loop is not loop
+    """)
+
+
+def test_loop_that_is_not_destroyed_goes_to_the_next_hub():
+    run_script("""
+        import gevent
+        hub = gevent.get_hub()
+        loop = hub.loop
+        fired = []
+        timer = loop.timer(0.001)
+        timer.start(fired.append, 1)
+        hub.destroy()  # the main thread's loop is kept unless it is asked for
+        assert hub.loop is None
+        other = gevent.get_hub()
+        assert other is not hub and other.loop is loop
+        other.join()
+        assert fired == [1]
+        other.destroy(destroy_loop=True)
+        assert other.loop is None and gevent.get_hub().loop is not loop
+        assert gevent.spawn(lambda: 5).get() == 5
+    """)
+
+
+def test_loop_of_another_thread_is_destroyed_with_its_hub():
+    run_script("""
+        import threading
+        import gevent
+
+        def work():
+            hub = gevent.get_hub()
+            loop = hub.loop
+            hub.destroy()
+            assert hub.loop is None
+            assert "destroyed" in repr(loop)
+            done.append(gevent.get_hub().loop is not loop)
+            gevent.get_hub().destroy(destroy_loop=False)
+
+        done = []
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert done == [True]
+    """)
+
+
 def test_waiter_hands_over_one_value():
     waiter = Waiter()
     assert not waiter.ready()

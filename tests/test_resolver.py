@@ -1,4 +1,5 @@
 """Look-ups of names: the resolvers, and the native one against a real name server."""
+import importlib
 import json
 import platform
 import re
@@ -153,9 +154,16 @@ def test_threads_are_the_default():
     assert isinstance(gevent.get_hub().resolver, thread.Resolver)
 
 
-def test_old_module_names_have_the_resolvers():
-    from gevent import resolver_ares, resolver_thread
+def reimported(name):
+    sys.modules.pop(name, None)
+    return importlib.import_module(name)
 
+
+def test_old_module_names_have_the_resolvers():
+    with pytest.warns(DeprecationWarning, match="gevent.resolver_ares is deprecated"):
+        resolver_ares = reimported("gevent.resolver_ares")
+    with pytest.warns(DeprecationWarning, match="gevent.resolver_thread is deprecated"):
+        resolver_thread = reimported("gevent.resolver_thread")
     assert resolver_ares.Resolver is ares.Resolver
     assert resolver_thread.Resolver is thread.Resolver
 

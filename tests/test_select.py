@@ -1,6 +1,8 @@
 """Waiting for several descriptors: select, poll and selectors."""
 import errno
+import fcntl
 import os
+import resource
 
 import gevent
 import pytest
@@ -54,6 +56,42 @@ def test_select_takes_any_iterable(pair):
 def test_select_refuses_negative_time(pair):
     with pytest.raises(ValueError):
         select.select(pair, [], [], -1)
+
+
+@pytest.fixture
+def large():
+    """A descriptor that the sets of select(2) have no room for, a copy of a pipe's reading end; and its other end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("the system's limit of open files is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    reading, writing = os.pipe()
+    copy = fcntl.fcntl(reading, fcntl.F_DUPFD, 1024)
+    yield copy, writing
+    for fd in (reading, writing, copy):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.ours_only("the real one raises ValueError for descriptors of 1024 and above")
+@pytest.mark.parametrize("timeout", [0, 5, None])
+def test_select_takes_descriptors_beyond_its_sets(large, timeout):
+    reading, writing = large
+    assert select.select([reading], [], [], 0) == ([], [], [])
+    os.write(writing, b"x")
+    assert select.select([reading], [writing], [], timeout) == ([reading], [writing], [])
+
+
+@pytest.mark.ours_only("the real one raises ValueError for descriptors of 1024 and above")
+@pytest.mark.parametrize("timeout", [0, 5, None])
+def test_select_on_a_closed_descriptor_beyond_its_sets(large, timeout):
+    os.close(large[0])
+    with pytest.raises(OSError, match="Bad file descriptor") as info:
+        select.select([large[0]], [], [], timeout)
+    assert info.value.errno == errno.EBADF
 
 
 def test_select_of_a_closed_descriptor_is_an_error():

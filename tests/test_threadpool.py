@@ -252,3 +252,13 @@ def test_pool_knows_its_process_and_watches_for_forks():
     assert pool.fork_watcher is pool.fork_watcher
     pool.kill()
     assert not pool.fork_watcher.active
+
+
+def test_hub_of_a_worker_has_a_name_after_the_task_that_made_it():
+    pool = ThreadPool(1)
+    try:
+        assert pool.apply(lambda: gevent.get_hub().name) == ""
+        assert pool.apply(lambda: gevent.get_hub().name) == "ThreadPool Worker Hub"
+        assert pool.apply(lambda: repr(gevent.get_hub())).startswith("<Hub 'ThreadPool Worker Hub' at 0x")
+    finally:
+        pool.kill()

@@ -416,9 +416,11 @@ class Hub(_greenrust.Hub):
         return False
 
     def destroy(self, destroy_loop: bool | None = None) -> None:
-        """End the hub and free its thread pool, resolver and (unless *destroy_loop* is False) event loop.
+        """End the hub and free its thread pool, its resolver, and with *destroy_loop* its event loop.
 
-        Call it in a thread of your own that used gevent, when the thread is done.
+        Call it in a thread of your own that used gevent, when the thread is done. *destroy_loop*: None destroys all but
+        the main thread's loop. One that is not destroyed is the loop of the thread's next hub. The hub's own `loop` is
+        None afterwards.
         """
         if self._destroyed:
             return
@@ -431,8 +433,9 @@ class Hub(_greenrust.Hub):
         if self._threadpool is not None:
             self._threadpool.kill()
             self._threadpool = None
+        loop = self.loop
         if destroy_loop is None:
-            destroy_loop = True
+            destroy_loop = not loop.default
         try:
             self.throw(HubDestroyed(destroy_loop))
         except (LoopExit, error):
@@ -440,7 +443,8 @@ class Hub(_greenrust.Hub):
             pass
         self._destroyed = True
         if destroy_loop:
-            self.loop.destroy()
+            loop.destroy()
+        self.forget_loop(not destroy_loop)
         if get_hub_if_exists() is self:
             set_hub(None)
 

@@ -80,6 +80,10 @@ class ThreadPool(_greenrust.ThreadPool, GroupMappingMixin):
             while (task := self._take()) is not None:
                 self._run_task(task)
                 del task
+                # A hub that the task has made stays the thread's.
+                hub = get_hub_if_exists()
+                if hub is not None:
+                    hub.name = "ThreadPool Worker Hub"
         except BaseException:
             self._lose_worker()
             raise

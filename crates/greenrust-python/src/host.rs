@@ -22,7 +22,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::hub as py_hub;
-use crate::loop_::signal_wakeup;
+use crate::loop_::{PyLoop, signal_wakeup};
 use crate::lowlevel::PyGreenlet;
 use crate::thread_state;
 use crate::tracer::PyTracer;
@@ -56,6 +56,8 @@ pub struct Thread {
     current: Cell<*mut ffi::PyObject>,
     /// The thread's `gevent.hub.Hub`: an owned reference, or null.
     pub hub: Cell<*mut ffi::PyObject>,
+    /// The loop of a hub that was destroyed without it: the thread's next hub takes it.
+    pub kept_loop: Cell<Option<Py<PyLoop>>>,
     trace: Cell<Option<Py<PyAny>>>,
     is_traced: Cell<bool>,
     /// Suspended greenlets that another thread dropped: they are to end here, where their code belongs.
@@ -82,6 +84,7 @@ thread_local! {
             nothing: Cell::new(std::ptr::null_mut()),
             current: Cell::new(std::ptr::null_mut()),
             hub: Cell::new(std::ptr::null_mut()),
+            kept_loop: Cell::new(None),
             trace: Cell::new(None),
             is_traced: Cell::new(false),
             dropped: RefCell::new(Vec::new()),
@@ -215,7 +218,7 @@ pub fn abandon_thread(py: Python<'_>, hub: &Hub) {
             thread.is_traced.set(false);
             thread.arrives_with_care.set(false);
             thread.first_active.set(std::ptr::null_mut());
-            let held = (thread.mailbox.take(), thread.trace.take(), thread.dropped.take());
+            let held = (thread.mailbox.take(), thread.trace.take(), thread.dropped.take(), thread.kept_loop.take());
             let objects =
                 [&thread.nothing, &thread.root, &thread.current].map(|held| held.replace(std::ptr::null_mut()));
             (held, objects)

@@ -142,7 +142,11 @@ impl PyHub {
         // A hub that can't have a poller is of no use: say so now, not at some later wait.
         host::runtime(py).descriptor()?;
         // Made here, in the thread that the hub belongs to; others may ask for it.
-        let loop_object = Py::new(py, loop_::PyLoop::for_thread(py))?;
+        let kept = Thread::with(|thread| thread.kept_loop.take()).filter(|kept| !kept.get().is_destroyed());
+        let loop_object = match kept {
+            Some(kept) => kept,
+            None => Py::new(py, loop_::PyLoop::for_thread(py))?,
+        };
         let old = slf.get().loop_object.replace(Some(loop_object));
         drop(old);
         if get_hub_if_exists(py).is_none() {
@@ -166,10 +170,13 @@ impl PyHub {
         self.loop_object.borrow().as_ref().map(|existing| existing.clone_ref(py))
     }
 
-    /// Ends the loop's use: what was scheduled is forgotten.
-    fn forget_loop(&self) {
+    /// Parts the hub from its loop: `loop` is None from now on. With `keep`, the thread's next hub has that loop again.
+    fn forget_loop(&self, keep: bool) {
         self.is_destroyed.set(true);
-        drop(self.loop_object.take());
+        let own = self.loop_object.take();
+        if keep && self.thread_ident == thread_ident() {
+            drop(Thread::with(|thread| thread.kept_loop.replace(own)));
+        }
     }
 
     /// switch() -> what somebody switches back with

@@ -140,6 +140,11 @@ impl PyLoop {
         }
     }
 
+    /// Whether `destroy` was called.
+    pub fn is_destroyed(&self) -> bool {
+        self.fields.is_destroyed.get()
+    }
+
     fn hub(&self) -> &Hub {
         // SAFETY: the anchor keeps the hub's memory; the GIL keeps its thread from using it meanwhile.
         unsafe { &*self.fields.anchor.hub() }
