@@ -540,7 +540,8 @@ def test_spawned_greenlet_lives_without_references_until_it_ends():
 
     gevent.spawn(run)
     gc.collect()
-    gevent.sleep(0.02)
+    while not order:
+        gevent.sleep(0.001)
     assert order == ["ran"]
 
 

@@ -72,8 +72,9 @@ def test_io_watcher_fires_when_readable(loop):
         gevent.sleep(0.001)
         assert events == []
         b.sendall(b"x")
-        gevent.sleep(0.005)
-        assert events and set(events) == {"readable"}
+        while not events:
+            gevent.sleep(0.001)
+        assert set(events) == {"readable"}
         watcher.stop()
 
 
@@ -94,11 +95,12 @@ def test_two_watchers_of_one_descriptor(loop):
     with a, b, loop.io(a.fileno(), 1) as reader, loop.io(a.fileno(), 2) as writer:
         reader.start(events.append, "read")
         writer.start(lambda: (events.append("write"), writer.stop()))
-        gevent.sleep(0.005)
+        while not events:
+            gevent.sleep(0.001)
         assert events == ["write"]
         b.sendall(b"x")
-        gevent.sleep(0.005)
-        assert "read" in events
+        while "read" not in events:
+            gevent.sleep(0.001)
         reader.stop()
 
 

@@ -144,10 +144,14 @@ def test_tasks_start_when_a_place_is_free():
         order.append(("end", number))
 
     mapping = gevent.spawn(Pool(2).map, run, range(3))
+    # It takes several rounds of the loop, and a busy machine may need longer for them than a sleep.
+    while len(order) < 2:
+        gevent.sleep(0.001)
     gevent.sleep(0.001)
     assert order == [("start", 0), ("start", 1)]
     gates[0].set()
-    gevent.sleep(0.001)
+    while len(order) < 4:
+        gevent.sleep(0.001)
     assert order[2:] == [("end", 0), ("start", 2)]
     gates[1].set()
     gates[2].set()

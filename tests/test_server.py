@@ -89,6 +89,8 @@ def test_pool_limits_the_connections(serve):
 
     server = serve(handle, spawn=Pool(2))
     jobs = [gevent.spawn(ask, server, b"") for _ in range(6)]
+    while len(running) < 2:
+        gevent.sleep(0.001)
     gevent.sleep(0.01)
     assert len(running) == 2
     gate.set()
