@@ -219,6 +219,47 @@ def test_wait_for_a_thread_that_runs_when_it_is_patched_is_not_the_end_of_the_lo
          """)
 
 
+def test_server_that_runs_in_a_thread_serves_requests_that_wait():
+    late("""
+         import http.server
+         import threading
+         import time
+         import urllib.request
+
+         class Handler(http.server.BaseHTTPRequestHandler):
+             def do_GET(self):
+                 time.sleep(0.01)
+                 self.send_response(200)
+                 self.send_header("Content-Length", "4")
+                 self.end_headers()
+                 self.wfile.write(b"done")
+
+             def log_message(self, *args):
+                 pass
+
+         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+         thread = threading.Thread(target=server.serve_forever)
+         thread.start()
+         url = f"http://127.0.0.1:{server.server_port}/"
+         assert urllib.request.urlopen(url, timeout=40).read() == b"done"
+         """,
+         """
+         import gevent
+
+         def get():
+             with urllib.request.urlopen(url, timeout=40) as answer:
+                 return answer.read()
+
+         greenlets = [gevent.spawn(get) for _ in range(5)]
+         gevent.joinall(greenlets, raise_error=True)
+         assert [greenlet.value for greenlet in greenlets] == [b"done"] * 5
+         server.shutdown()
+         thread.join(40)
+         assert not thread.is_alive()
+         server.server_close()
+         """)
+
+
 def test_executors_and_queues_that_were_used_before_work():
     late("""
          import queue

@@ -202,7 +202,8 @@ def patch_ssl(_warnings: list[str] | None = None, _first_time: bool = True) -> N
 @_vetoable
 def patch_select(aggressive: bool = True) -> None:
     """Replace `select.select` and `select.poll`; *aggressive* removes `epoll` and its like."""
-    _patch_module("select", _patch_kwargs={"aggressive": aggressive})
+    source, _ = _patch_module("select", _patch_kwargs={"aggressive": aggressive})
+    _repair.renew_poll_selectors(get_original("select", "poll"), source.poll)
 
 
 @_vetoable

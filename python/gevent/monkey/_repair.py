@@ -85,6 +85,27 @@ def keepers(kept: tuple[str, ...]) -> tuple[Callable[[str], bool], Callable[[typ
     return keeps_module, keeps_type
 
 
+def renew_poll_selectors(original: Callable[[], Any], replacement: Callable[[], Any]) -> None:
+    """Have the selectors that exist and ask by `select.poll`, as those of running servers do, wait as greenlets.
+
+    A native thread that waits by one goes on with the new poll object after its present wait, and runs its greenlets.
+    """
+    selectors = sys.modules.get("selectors")
+    kind = getattr(selectors, "_PollLikeSelector", None)
+    if kind is None:
+        return
+    native = type(original())
+    for selector in gc.get_objects():
+        if not issubclass(type(selector), kind) or type(getattr(selector, "_selector", None)) is not native:
+            continue
+        renewed = replacement()
+        for key in list((selector.get_map() or {}).values()):
+            # The selector's own words for its events: 1 to read, 2 to write.
+            mask = (key.events & 1 and selector._EVENT_READ) | (key.events & 2 and selector._EVENT_WRITE)
+            renewed.register(key.fd, mask)
+        selector._selector = renewed
+
+
 def renew_executors(make_queue: Callable[[], Any]) -> None:
     """Have the executors that exist go on with threads that are greenlets.
 
