@@ -277,6 +277,20 @@ def test_time_outs_hold_for_tls(serve, certificate, option, limit, data, status)
             assert file.read().startswith(status)
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_client_that_sends_before_it_reads_gets_the_refusal(serve, certificate, is_tls):
+    server = serve(read_body, max_body_bytes=1000, **(certificate if is_tls else {}))
+    with connect_by_tls(server) if is_tls else socket.create_connection(server.address, timeout=30) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 200000\r\n\r\n")
+        # The server has answered, and would close.
+        gevent.sleep(0.05)
+        for _ in range(20):
+            sock.sendall(b"x" * 10_000)
+            gevent.sleep(0.001)
+        with sock.makefile("rb") as file:
+            assert file.readline().startswith(b"HTTP/1.1 413 ")
+
+
 def test_handshake_that_does_not_end_is_cut_off_without_a_word(serve, certificate, errors):
     with Client(serve(hello, **certificate, header_timeout=0.1)) as client:
         assert client.at_end()

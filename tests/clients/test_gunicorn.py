@@ -115,7 +115,7 @@ def test_requests_in_flight_are_answered_when_it_ends(worker, tmp_path):
     assert status == 200 and body.split()[2] == b"4", answers
 
 
-def test_workers_are_replaced_after_so_many_requests_and_none_fails(tmp_path):
+def test_workers_are_replaced_after_so_many_requests_and_none_fails(tmp_path):   # gevent_pywsgi's don't count them
     with Gunicorn(tmp_path, "gevent", "-w", "2", "--max-requests", "20") as gunicorn, Load(gunicorn.port) as load:
         until(lambda: len({pid for _, pid, _ in load.answers}) >= 4, "four workers one after the other")
     assert load.failures == []

@@ -3,6 +3,7 @@
 The meeting point answers the requests of one name when all of them are there: one after the other gets no answer.
 """
 import concurrent.futures
+import subprocess
 import sys
 import textwrap
 import urllib.request
@@ -119,3 +120,60 @@ def test_pywsgi_serves_several_requests_of_nginx_at_once(nginx, tmp_path):
 
         with concurrent.futures.ThreadPoolExecutor(8) as executor:
             assert list(executor.map(post, range(24))) == [True] * 24
+
+
+CURL_SERVER = """
+    import sys
+    from gevent import monkey; monkey.patch_all()
+    from gevent.pywsgi import WSGIServer
+    def application(environ, start_response):
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", [("X-Method", environ["REQUEST_METHOD"])])
+        yield from [f"{environ['SERVER_PROTOCOL']} {len(body)} ".encode(), environ["wsgi.url_scheme"].encode()]
+    arguments = dict(zip(("certfile", "keyfile"), sys.argv[2:]))
+    WSGIServer(("127.0.0.1", int(sys.argv[1])), application, log=None, max_body_bytes=4_000_000,
+               **arguments).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_curl_is_served(tmp_path, make_certificate, scheme):
+    program, upload = tmp_path / "server.py", tmp_path / "upload"
+    program.write_text(textwrap.dedent(CURL_SERVER), encoding="utf-8")
+    upload.write_bytes(b"x" * 3_000_000)
+    certificate = make_certificate() if scheme == "https" else {}
+    port = services.free_port()
+    url = f"{scheme}://localhost:{port}/"
+
+    def curl(*arguments, data=b""):
+        """Return (what the server answered, what curl says of it)."""
+        ca = ["--cacert", certificate["certfile"]] if certificate else []
+        completed = subprocess.run(
+            ["curl", "-4", "-sS", "-v", "--max-time", "40", *ca, *arguments],
+            input=data, capture_output=True, timeout=50,
+        )
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout.decode(), completed.stderr.decode()
+
+    arguments = [certificate[name] for name in ("certfile", "keyfile") if certificate]
+    with services.start([sys.executable, str(program), str(port), *arguments], lambda: accepts(port), patience=30):
+        # The second request is made on the connection of the first.
+        answer, _ = curl("-w", " %{num_connects}\n", url, url)
+        assert answer.splitlines() == [f"HTTP/1.1 0 {scheme} 1", f"HTTP/1.1 0 {scheme} 0"]
+        answer, told = curl("-I", url)
+        assert "X-Method: HEAD" in answer and "Transfer-Encoding" not in told.partition("< ")[0]
+        assert curl("-0", url)[0] == f"HTTP/1.0 0 {scheme}"
+        # It waits for the interim answer: for longer than it may take, if none came.
+        answer, told = curl("-H", "Expect: 100-continue", "--expect100-timeout", "60",
+                            "--data-binary", f"@{upload}", url)
+        assert answer == f"HTTP/1.1 3000000 {scheme}" and "< HTTP/1.1 100 Continue" in told
+        assert curl("-T", "-", url, data=b"y" * 200_000)[0] == f"HTTP/1.1 200000 {scheme}"
+        assert curl("-F", f"file=@{upload}", url)[0].startswith("HTTP/1.1 3000")
+        # A body that is too large is refused before it is sent.
+        upload.write_bytes(b"x" * 5_000_000)
+        answer, _ = curl("-w", "%{http_code} %{size_upload}", "-H", "Expect: 100-continue", "--expect100-timeout", "60",
+                         "--data-binary", f"@{upload}", url)
+        assert answer == "413 0"
+        # Nobody asked it to wait: the answer arrives though the server does not read all of it.
+        answer, _ = curl("-w", "%{http_code}", "-H", "Expect:", "--data-binary", f"@{upload}", url)
+        assert answer == "413"

@@ -40,6 +40,9 @@ const READ_BYTES: usize = 4096;
 /// The most room offered to a read, bytes.
 const LARGEST_READ_BYTES: usize = 65536;
 
+/// What is read at once of bytes that nobody looks at.
+const SCRAP_BYTES: usize = 16384;
+
 /// The time-out of waits that have none: an alarm can end only what has a deadline.
 const ENDLESS: Duration = Duration::from_secs(1 << 30);
 
@@ -783,23 +786,24 @@ impl Connection {
     /// Ends our sending, and takes what the peer still sends for a while, so that the kernel does not answer it by a
     /// reset which would destroy what we sent (RFC 9112 section 9.6). Switches.
     pub fn linger(&self, py: Python<'_>, most_bytes: usize, longest: Duration) -> PyResult<()> {
-        if self.inner.transport.get() != Transport::Descriptor {
-            return Ok(());
-        }
+        let object = self.socket(py)?;
+        let Some(socket) = Socket::from_object(&object).filter(|_| !self.reads_file()) else { return Ok(()) };
+        // Over TLS it is not deciphered: nobody is going to look at it.
         self.end_sending(py)?;
         let hub = py_hub::ensure(py)?;
-        let deadline = hub.clock().now().after(longest);
+        let end = hub.clock().now().after(longest);
+        let mut scrap = vec![0; SCRAP_BYTES];
         let mut taken = 0;
-        while taken < most_bytes {
-            let left = deadline.since(hub.clock().now());
-            self.consume(self.with_unread(<[u8]>::len));
-            if left.is_zero() {
+        while taken < most_bytes && hub.clock().now() < end {
+            let mut deadline = Deadline::with_patience(Patience::Until(end), &self.inner.alarm);
+            let count = socket.run(py, Direction::Read, 0, &mut deadline, |descriptor| {
+                // SAFETY: the kernel writes at most as many bytes as the vector has.
+                outcome(unsafe { libc::recv(descriptor, scrap.as_mut_ptr().cast(), scrap.len(), 0) })
+            })?;
+            if count == 0 {
                 break;
             }
-            match self.fill(py, LARGEST_READ_BYTES, Patience::For(left))? {
-                0 => break,
-                count => taken += count,
-            }
+            taken += count;
         }
         Ok(())
     }
