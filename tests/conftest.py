@@ -84,6 +84,10 @@ def warm():
     hub = gevent.get_hub()
     gevent.sleep(0.001)
     hub.threadpool.apply(int)
+    # pytest and all modules of tests are loaded. Each test looks through the objects that the collector knows, and has
+    # them collected: that took more time than the tests did.
+    gc.collect()
+    gc.freeze()
     return hub
 
 
