@@ -252,6 +252,8 @@ def test_lack_of_descriptors_is_reported_and_survived():
             while os.strerror(errno.EMFILE) not in stream.getvalue():
                 gevent.sleep(0.001)
         assert server.started
+        # The report is whole, though nothing can be imported.
+        assert " failed with OSError" in stream.getvalue(), stream.getvalue()
         # It asks again after a pause, not at once: the listener stays readable in each round of the loop.
         for _ in range(30):
             gevent.sleep(0.0001)

@@ -174,6 +174,18 @@ class _IdentRegistry:
 _hub_idents = _IdentRegistry()
 
 
+def _write_traceback(stream: Any, t: Any, v: Any, tb: TracebackType | None) -> None:
+    try:
+        traceback.print_exception(t, v, tb, file=stream)
+    except OSError:
+        # `traceback` and `linecache` import what they need only then, which takes a descriptor that there may not be.
+        stream.write("Traceback (most recent call last):\n")
+        for frame, line in traceback.walk_tb(tb):
+            code = frame.f_code
+            stream.write(f'  File "{code.co_filename}", line {line}, in {code.co_name}\n')
+        stream.write(f"{t.__name__}: {v}\n")
+
+
 class Hub(_greenrust.Hub):
     """The greenlet that runs a thread's event loop; `get_hub` makes it when it is first needed.
 
@@ -217,7 +229,11 @@ class Hub(_greenrust.Hub):
         would be in the way of signals.
         """
         if self._format_context is None:
-            self._format_context = config.format_context
+            try:
+                self._format_context = config.format_context
+            except OSError:
+                # Nothing can be imported without a descriptor; the next report tries again.
+                return repr
         return self._format_context
 
     @format_context.setter
@@ -338,15 +354,7 @@ class Hub(_greenrust.Hub):
         if v is None:
             stream.write(f"{t.__name__}\n")
         else:
-            try:
-                traceback.print_exception(t, v, tb, file=stream)
-            except OSError:
-                # Its source could not be read: `linecache` imports what it needs only then, which takes a descriptor.
-                stream.write("Traceback (most recent call last):\n")
-                for frame, line in traceback.walk_tb(tb):
-                    code = frame.f_code
-                    stream.write(f'  File "{code.co_filename}", line {line}, in {code.co_name}\n')
-                stream.write(f"{t.__name__}: {v}\n")
+            _write_traceback(stream, t, v, tb)
         stream.write(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         if context is None:
             stream.write("\n")
@@ -354,8 +362,8 @@ class Hub(_greenrust.Hub):
         if not isinstance(context, str):
             try:
                 context = self.format_context(context)
-            except Exception:
-                traceback.print_exc(file=stream)
+            except Exception as error:
+                _write_traceback(stream, type(error), error, error.__traceback__)
                 context = object.__repr__(context)
         stream.write(f" {context} failed with {getattr(t, '__name__', 'exception')}\n\n")
 
