@@ -316,9 +316,9 @@ def test_hangup_brings_a_renewed_certificate(tmp_path, make_certificate):
     def shown():
         """Return the certificate that the server shows, by its text."""
         with command.connect() as tls:
-                certificate = ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
-                assert command.ask(tls)
-                return certificate
+            certificate = ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True))
+            assert command.ask(tls)
+            return certificate
 
     install(first)
     with Command(tmp_path, "--certfile", used["certfile"], "--keyfile", used["keyfile"]) as command:

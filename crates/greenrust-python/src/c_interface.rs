@@ -2,15 +2,12 @@
 //!
 //! The header reads a table of twelve pointers from a capsule and knows their order (`greenlet.h` 3.5, `PyGreenlet_*_NUM`).
 //! It takes the object itself for opaque, which ours is.
-//!
-//! And the one change that is made to PyPI's module, if a program has imported it before: see [`replace_method`].
 
 use std::ffi::c_int;
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::exceptions;
 use crate::fastcall;
@@ -58,8 +55,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let capsule = ffi::PyCapsule_New(std::ptr::from_mut(table).cast(), c"greenlet._C_API".as_ptr(), None);
         Bound::from_owned_ptr_or_err(py, capsule)?
     };
-    module.add("_C_API", capsule)?;
-    module.add_function(wrap_pyfunction!(replace_method, module)?)
+    module.add("_C_API", capsule)
 }
 
 /// Returns the object at an address that C code has passed, as long as the call lasts.
@@ -170,31 +166,4 @@ unsafe extern "C" fn active(this: Object) -> c_int {
 
 unsafe extern "C" fn get_parent(this: Object) -> Object {
     answer(|py| Ok(greenlet(py, this)?.get().parent_of(py).map(|parent| parent.into_bound(py).into_any())))
-}
-
-/// replace_method(class, name, method, /)
-///
-/// Set a method of a class that does not allow it, such as one of an extension module. Raises TypeError for a *class* that
-/// has no method of that *name* of its own. Does not switch.
-#[pyfunction]
-#[pyo3(signature = (class, name, method, /))]
-pub fn replace_method(
-    class: &Bound<'_, PyType>,
-    name: &Bound<'_, PyString>,
-    method: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let class_pointer = class.as_type_ptr();
-    // SAFETY: a live class, whose dictionary lives as long; the GIL is held. Extensions' classes keep it in this field, also
-    // where CPython's own static ones (3.12 and later) have one for each interpreter, and null here.
-    let methods = unsafe { Bound::from_borrowed_ptr_or_opt(class.py(), (*class_pointer).tp_dict) };
-    let Some(methods) = methods.and_then(|methods| methods.cast_into::<PyDict>().ok()) else {
-        return Err(PyTypeError::new_err(format!("{class} has no dictionary of its own")));
-    };
-    if !methods.contains(name)? {
-        return Err(PyTypeError::new_err(format!("{class} has no method {name}")));
-    }
-    methods.set_item(name, method)?;
-    // SAFETY: as above; what CPython has remembered of the class's attributes is forgotten.
-    unsafe { ffi::PyType_Modified(class_pointer) };
-    Ok(())
 }

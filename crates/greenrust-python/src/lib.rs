@@ -18,6 +18,7 @@ mod local;
 mod lock;
 mod loop_;
 mod lowlevel;
+mod other_greenlet;
 mod other_threads;
 mod pywsgi;
 mod queue;
@@ -94,6 +95,7 @@ fn _greenrust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cancel_scope::register(module)?;
     aio::register(module)?;
     c_interface::register(module)?;
+    other_greenlet::register(module)?;
     for function in [
         wrap_pyfunction!(set_stack_size, module)?,
         wrap_pyfunction!(get_stack_size, module)?,

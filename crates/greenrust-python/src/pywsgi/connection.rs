@@ -531,8 +531,7 @@ impl Connection {
             let patience = if has_begun {
                 self.head_patience(py, &mut head_deadline)?
             } else {
-                let awaited = if is_new { Awaited::Owed } else { Awaited::Another };
-                self.idle_patience(py, limit, may_doze, awaited)?
+                self.idle_patience(py, limit, may_doze, Awaited::between_heads(!is_new))?
             };
             let error = match self.fill(py, 0, patience) {
                 Ok(0) => {
@@ -738,7 +737,7 @@ impl Connection {
         };
         let is_waiting = self.with_unread(<[u8]>::is_empty);
         if is_waiting {
-            self.idle_patience(py, None, false, if is_new { Awaited::Owed } else { Awaited::Another })?;
+            self.idle_patience(py, None, false, Awaited::between_heads(!is_new))?;
         }
         let line = self.read_line(py, limit, patience.map_or(Patience::Unlimited, Patience::For));
         self.end_waiting(is_waiting);

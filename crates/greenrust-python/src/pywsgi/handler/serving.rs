@@ -192,8 +192,7 @@ impl Dozing {
 
     /// What it waits for.
     pub fn awaited(&self, py: Python<'_>) -> Awaited {
-        let has_served = self.handler(py).is_some_and(|handler| handler.get().inner.has_served.get());
-        if has_served { Awaited::Another } else { Awaited::Owed }
+        Awaited::between_heads(self.handler(py).is_some_and(|handler| handler.get().inner.has_served.get()))
     }
 
     /// Lets go of what the next request does not need.

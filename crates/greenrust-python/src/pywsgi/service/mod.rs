@@ -13,8 +13,8 @@
 //! ```
 //!
 //! They leave by their end, `keep_alive_timeout`, drain and eviction. A drain lets those that are *owed* an answer, since
-//! they never had one or a head has begun, wait on for a while; the others end. Idle connections form a list, the one that waits
-//! longest first. When there are `max_connections`, it is closed for the sake of a new one: a client that opens
+//! they never had one or a head has begun, wait on for a while; the others end. Idle connections form a list, the one
+//! that waits longest first. When there are `max_connections`, it is closed for the sake of a new one: a client that opens
 //! connections and sends nothing keeps nobody out.
 
 #![forbid(unsafe_code)]
@@ -104,6 +104,13 @@ pub enum Awaited {
     Another,
     /// What it is owed an answer to: its first request, or the rest of a head.
     Owed,
+}
+
+impl Awaited {
+    /// What a connection without a begun head waits for.
+    pub fn between_heads(has_served: bool) -> Self {
+        if has_served { Self::Another } else { Self::Owed }
+    }
 }
 
 #[derive(Default)]
