@@ -16,11 +16,15 @@
 //! they never had one or a head has begun, wait on for a while; the others end. Idle connections form a list, the one
 //! that waits longest first. When there are `max_connections`, it is closed for the sake of a new one: a client that opens
 //! connections and sends nothing keeps nobody out.
+//!
+//! This file has who is connected, and Python's view; [`idle`] has rest and doze, [`room`] eviction, [`drain`] the end.
 
 #![forbid(unsafe_code)]
 
+mod drain;
 mod idle;
 mod parameters;
+mod room;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,8 +33,8 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use greenrust::clock::Instant;
-use greenrust::http::{RequestLimits, TrustedProxies};
-use greenrust::hub::{Alarm, Direction, Hub, TimerAction};
+use greenrust::http::TrustedProxies;
+use greenrust::hub::{Alarm, Hub};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -45,73 +49,16 @@ use crate::pywsgi::handler::{Dozing, Handler};
 use crate::pywsgi::log_format::LogFormat;
 use crate::websocket::WebSocket;
 
+pub use drain::Awaited;
+pub use parameters::Bounds;
+
 use idle::Doze;
 use parameters::Options;
 
 /// How long a connection is idle before its greenlet ends.
 pub const DOZE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an idle connection of a server that is being drained may still bring the request that is on its way.
-pub const LAST_REQUEST_PATIENCE: Duration = Duration::from_millis(100);
-
-/// How long a connection has waited for a head before it may be closed for the sake of a new one.
-const EVICTABLE_AFTER: Duration = Duration::from_secs(1);
-
-/// After which time a full server looks again whether some connection has waited long enough.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
-
-/// How many waiting connections are looked at in search of one to close.
-const CANDIDATES: usize = 64;
-
 const NONE: usize = usize::MAX;
-
-/// What a connection needs to know, by value.
-#[derive(Clone, Copy)]
-pub struct Bounds {
-    pub head: RequestLimits,
-    /// The largest body of a request, bytes.
-    pub body_bytes: Option<u64>,
-    /// From the begin of a connection, or a head's first byte, to its last one.
-    pub header_timeout: Option<Duration>,
-    /// Between two pieces of a body.
-    pub body_timeout: Option<Duration>,
-    /// Without any byte taken by the peer.
-    pub write_timeout: Option<Duration>,
-    /// Between two requests.
-    pub keep_alive_timeout: Option<Duration>,
-    /// From the begin of a drain, for what is owed an answer.
-    pub first_request_timeout: Option<Duration>,
-}
-
-impl Bounds {
-    /// What holds for a handler whose server is none of ours.
-    pub const DEFAULT: Self = Self {
-        head: RequestLimits::DEFAULT,
-        body_bytes: None,
-        header_timeout: None,
-        body_timeout: None,
-        write_timeout: None,
-        keep_alive_timeout: None,
-        first_request_timeout: None,
-    };
-}
-
-/// What a connection waits for.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub enum Awaited {
-    /// Another request: the client has had an answer to each that it sent.
-    #[default]
-    Another,
-    /// What it is owed an answer to: its first request, or the rest of a head.
-    Owed,
-}
-
-impl Awaited {
-    /// What a connection without a begun head waits for.
-    pub fn between_heads(has_served: bool) -> Self {
-        if has_served { Self::Another } else { Self::Owed }
-    }
-}
 
 #[derive(Default)]
 struct Entry {
@@ -223,7 +170,6 @@ impl Seat {
 
 impl Inner {
     fn new(options: &Options<'_, '_>) -> PyResult<Self> {
-        let default = RequestLimits::DEFAULT;
         let log_format = match options.text("log_format")? {
             None => LogFormat::Standard,
             Some(text) => LogFormat::parse(&text)
@@ -243,20 +189,7 @@ impl Inner {
             }
         };
         Ok(Self {
-            bounds: Bounds {
-                head: RequestLimits {
-                    request_line_bytes: options.size("max_request_line", 16, default.request_line_bytes)?,
-                    header_bytes: options.size("max_header_bytes", 16, default.header_bytes)?,
-                    header_count: options.size("max_header_count", 1, default.header_count)?,
-                    requires_host: options.flag("require_host", true)?,
-                },
-                body_bytes: options.number("max_body_bytes", 0)?,
-                header_timeout: options.seconds("header_timeout")?,
-                body_timeout: options.seconds("body_timeout")?,
-                write_timeout: options.seconds("write_timeout")?,
-                keep_alive_timeout: options.seconds("keep_alive_timeout")?,
-                first_request_timeout: options.seconds("first_request_timeout")?,
-            },
+            bounds: Bounds::from_options(options)?,
             max_connections: options.size("max_connections", 1, usize::MAX)?,
             server_header,
             log_format,
@@ -427,20 +360,6 @@ impl Service {
         drop(old);
     }
 
-    /// Until when a connection may wait on while the server is being drained; None for ever.
-    pub fn last_wait(&self, now: Instant, awaited: Awaited) -> Option<Instant> {
-        let soon = now.after(LAST_REQUEST_PATIENCE);
-        match awaited {
-            Awaited::Another => Some(soon),
-            Awaited::Owed => self.inner.drain_deadline.get().map(|deadline| deadline.max(soon)),
-        }
-    }
-
-    /// Whether a drain still waits for what is owed an answer.
-    pub fn waits_for_owed(&self, now: Instant) -> bool {
-        self.inner.drain_deadline.get().is_none_or(|deadline| now < deadline)
-    }
-
     /// Notes that the connection waits for a head, perhaps since when.
     #[inline]
     pub fn note_waiting(&self, key: usize, since: Option<Instant>, awaited: Awaited) {
@@ -523,51 +442,6 @@ impl Service {
             }
         });
     }
-
-    /// Has a waiting connection's greenlet look up, at `deadline` at the latest.
-    fn hasten(slf: &Bound<'_, Self>, hub: &Hub, key: usize, serial: u64, deadline: Instant) {
-        let alarm = match slf.get().inner.entries.borrow().get(key) {
-            Some(entry) if entry.serial == serial => entry.alarm.clone(),
-            _ => return,
-        };
-        if let Some(alarm) = alarm {
-            alarm.hasten(hub, deadline);
-            return;
-        }
-        // It waits in a method of its socket, a TLS socket's for instance.
-        if deadline <= hub.clock().now() {
-            slf.get().interrupt(hub, key, serial);
-            return;
-        }
-        let service = slf.clone().unbind();
-        let action = TimerAction::Call(Box::new(move |hub| service.get().interrupt(hub, key, serial)));
-        hub.add_timer(deadline, action, false);
-    }
-
-    /// Ends the wait of a connection that waits in a method of its socket.
-    fn interrupt(&self, hub: &Hub, key: usize, serial: u64) {
-        let descriptor = match self.inner.entries.borrow().get(key) {
-            Some(entry) if entry.serial == serial && entry.is_waiting => entry.descriptor,
-            _ => return,
-        };
-        hub.cancel_waiters(descriptor, Direction::Read);
-    }
-
-    /// Finds a connection to close for the sake of a new one.
-    fn candidate(&self, now: Instant) -> Option<usize> {
-        let entries = self.inner.entries.borrow();
-        let mut key = self.inner.first_waiting.get();
-        for _ in 0..CANDIDATES {
-            let entry = entries.get(key)?;
-            let is_old = entry.since.is_some_and(|since| now.since(since) >= EVICTABLE_AFTER);
-            let dozes = entry.dozing.as_ref().is_some_and(|doze| !doze.is_rest());
-            if !entry.is_evicted && (dozes || is_old) {
-                return Some(key);
-            }
-            key = entry.next;
-        }
-        None
-    }
 }
 
 #[pymethods]
@@ -609,37 +483,7 @@ impl Service {
     /// Whether another connection can be taken. If there are `max_connections` already, the one that waits longest for a
     /// head is closed, if it has waited for a second; if there is none, `on_change` is called when there may be room.
     fn make_room(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let py = slf.py();
-        let this = slf.get();
-        let inner = &*this.inner;
-        if inner.has_room() {
-            return Ok(true);
-        }
-        let hub = py_hub::ensure(py)?;
-        let now = hub.clock().now();
-        while !inner.has_room() {
-            let Some(key) = this.candidate(now) else {
-                inner.is_short.set(true);
-                if !inner.is_retry_pending.replace(true) {
-                    let service = slf.clone().unbind();
-                    let action = TimerAction::Call(Box::new(move |_| {
-                        let service = service.get();
-                        service.inner.is_retry_pending.set(false);
-                        service.tell();
-                    }));
-                    hub.add_timer(now.after(RETRY_AFTER), action, false);
-                }
-                return Ok(false);
-            };
-            let serial = inner.entries.borrow()[key].serial;
-            if this.end_doze(py, key, serial) {
-                continue;
-            }
-            inner.entries.borrow_mut()[key].is_evicted = true;
-            inner.evicting.set(inner.evicting.get() + 1);
-            Self::hasten(slf, hub, key, serial, now);
-        }
-        Ok(true)
+        Self::find_room(slf)
     }
 
     /// drain(longest=None)
@@ -648,46 +492,7 @@ impl Service {
     /// Who was never answered, or has begun a head, has *longest* seconds for it, or `first_request_timeout` if that is less.
     #[pyo3(signature = (longest=None))]
     fn drain(slf: &Bound<'_, Self>, longest: Option<f64>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let inner = &*this.inner;
-        inner.is_draining.set(true);
-        let spare = inner.spare.take();
-        drop(spare);
-        inner.templates.clear();
-        let hub = py_hub::ensure(py)?;
-        let now = hub.clock().now();
-        let bounds = &inner.bounds;
-        let longest = [longest.map(py_hub::duration), bounds.first_request_timeout, bounds.header_timeout]
-            .into_iter()
-            .flatten()
-            .min();
-        inner.drain_deadline.set(longest.map(|longest| now.after(longest)));
-        let (waiting, websockets): (Vec<_>, Vec<_>) = {
-            let entries = inner.entries.borrow();
-            let waiting = entries.iter().filter(|(_, entry)| entry.is_waiting);
-            let websockets = entries.iter().filter_map(|(_, entry)| entry.websocket.as_ref());
-            (
-                waiting.map(|(key, entry)| (key, entry.serial, entry.awaited)).collect(),
-                websockets.map(|websocket| websocket.bind(py).clone()).collect(),
-            )
-        };
-        for websocket in websockets {
-            WebSocket::spawn_going_away(&websocket)?;
-        }
-        for (key, serial, awaited) in waiting {
-            if this.rests(key) || (awaited == Awaited::Owed && this.dozes(key)) {
-                // The request that is on its way has yet to come.
-                let descriptor = inner.entries.borrow().get(key).map_or(-1, |entry| entry.descriptor);
-                hub.cancel_call(descriptor, Direction::Read);
-                Self::rouse(slf, key, serial);
-            } else if !this.end_doze(py, key, serial)
-                && let Some(deadline) = this.last_wait(now, awaited)
-            {
-                Self::hasten(slf, hub, key, serial, deadline);
-            }
-        }
-        Ok(())
+        Self::begin_drain(slf, longest.map(py_hub::duration))
     }
 
     /// reopen()

@@ -1,10 +1,11 @@
-//! The parameters of a server, each refused by an error that names it, what it may be, and the value.
+//! The parameters of a server, and what connections need of them. A wrong one is refused by an error that
+//! names it, what it may be, and the value.
 
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
-use greenrust::http::TrustedProxies;
+use greenrust::http::{RequestLimits, TrustedProxies};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString};
@@ -100,5 +101,54 @@ impl<'py> Options<'_, 'py> {
                 .map_err(|reason| PyValueError::new_err(format!("{name} has an item that is {reason}: {text:?}")))?;
         }
         Ok(trusted)
+    }
+}
+
+/// What a connection needs to know, by value.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub head: RequestLimits,
+    /// The largest body of a request, bytes.
+    pub body_bytes: Option<u64>,
+    /// From the begin of a connection, or a head's first byte, to its last one.
+    pub header_timeout: Option<Duration>,
+    /// Between two pieces of a body.
+    pub body_timeout: Option<Duration>,
+    /// Without any byte taken by the peer.
+    pub write_timeout: Option<Duration>,
+    /// Between two requests.
+    pub keep_alive_timeout: Option<Duration>,
+    /// From the begin of a drain, for what is owed an answer.
+    pub first_request_timeout: Option<Duration>,
+}
+
+impl Bounds {
+    /// What holds for a handler whose server is none of ours.
+    pub const DEFAULT: Self = Self {
+        head: RequestLimits::DEFAULT,
+        body_bytes: None,
+        header_timeout: None,
+        body_timeout: None,
+        write_timeout: None,
+        keep_alive_timeout: None,
+        first_request_timeout: None,
+    };
+
+    pub(super) fn from_options(options: &Options<'_, '_>) -> PyResult<Self> {
+        let default = RequestLimits::DEFAULT;
+        Ok(Self {
+            head: RequestLimits {
+                request_line_bytes: options.size("max_request_line", 16, default.request_line_bytes)?,
+                header_bytes: options.size("max_header_bytes", 16, default.header_bytes)?,
+                header_count: options.size("max_header_count", 1, default.header_count)?,
+                requires_host: options.flag("require_host", true)?,
+            },
+            body_bytes: options.number("max_body_bytes", 0)?,
+            header_timeout: options.seconds("header_timeout")?,
+            body_timeout: options.seconds("body_timeout")?,
+            write_timeout: options.seconds("write_timeout")?,
+            keep_alive_timeout: options.seconds("keep_alive_timeout")?,
+            first_request_timeout: options.seconds("first_request_timeout")?,
+        })
     }
 }

@@ -1,5 +1,7 @@
 //! Why a head is refused, and with which status.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 
 /// Why a request's head is refused. After any of them the connection must be closed, since what follows in the stream

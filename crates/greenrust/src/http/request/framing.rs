@@ -1,5 +1,7 @@
 //! The fields that frame a message and hold the connection open: `Content-Length`, `Transfer-Encoding`, `Connection`.
 
+#![forbid(unsafe_code)]
+
 use super::error::RequestError;
 use crate::http::body::BodyKind;
 use crate::http::syntax::{is_token, parse_decimal, trim_whitespace};

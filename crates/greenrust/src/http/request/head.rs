@@ -1,5 +1,7 @@
 //! An accepted head, as its reader sees it.
 
+#![forbid(unsafe_code)]
+
 use super::target::split_absolute_form;
 use super::{RequestParser, Span, Version};
 use crate::http::body::BodyKind;

@@ -1,5 +1,7 @@
 //! The target of a request, and the authority that it or `Host` names.
 
+#![forbid(unsafe_code)]
+
 /// Whether `target` has a form that `method` allows (RFC 9112 section 3.2). Its characters are visible or UTF-8
 /// already.
 #[inline]

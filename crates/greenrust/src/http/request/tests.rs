@@ -1,3 +1,7 @@
+//! Tests of the parser of request heads.
+
+#![forbid(unsafe_code)]
+
 use super::*;
 
 fn parse(bytes: &[u8]) -> Result<RequestParser, RequestError> {

@@ -1,0 +1,178 @@
+//! The connection as a file, as Python sees it: the handler's `rfile`.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use super::{Connection, LARGEST_READ_BYTES};
+use crate::pywsgi::input;
+use crate::socket::Patience;
+
+impl Connection {
+    fn read_bytes(&self, py: Python<'_>, size: Option<usize>) -> PyResult<Vec<u8>> {
+        let mut data = Vec::new();
+        loop {
+            let left = size.map_or(usize::MAX, |size| size - data.len());
+            let taken = self.with_unread(|unread| {
+                let taken = unread.len().min(left);
+                data.extend_from_slice(&unread[..taken]);
+                taken
+            });
+            self.consume(taken);
+            if taken == left || self.fill(py, (left - taken).min(LARGEST_READ_BYTES), Patience::Unlimited)? == 0 {
+                return Ok(data);
+            }
+        }
+    }
+
+    fn check_open(&self) -> PyResult<()> {
+        if self.is_closed() { Err(PyValueError::new_err("I/O operation on closed file.")) } else { Ok(()) }
+    }
+}
+
+fn limit_of(size: Option<isize>) -> Option<usize> {
+    size.and_then(|size| usize::try_from(size).ok())
+}
+
+#[pymethods]
+impl Connection {
+    /// read(size=-1) -> bytes
+    ///
+    /// Reads *size* bytes, fewer only at the end of the stream; all there is for a negative size or None. Switches.
+    #[pyo3(signature = (size=None, /))]
+    fn read<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        self.check_open()?;
+        Ok(PyBytes::new(py, &self.read_bytes(py, limit_of(size))?))
+    }
+
+    /// read1(size=-1) -> bytes
+    ///
+    /// Reads what is there, at most *size* bytes; waits only if nothing is. Switches.
+    #[pyo3(signature = (size=None, /))]
+    fn read1<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        self.check_open()?;
+        let most = limit_of(size).unwrap_or(LARGEST_READ_BYTES);
+        if most > 0 && self.with_unread(<[u8]>::is_empty) {
+            self.fill(py, most, Patience::Unlimited)?;
+        }
+        let data = self.with_unread(|unread| PyBytes::new(py, &unread[..unread.len().min(most)]));
+        self.consume(data.as_bytes().len());
+        Ok(data)
+    }
+
+    /// readline(size=-1) -> bytes
+    ///
+    /// Reads up to and with the next line feed, at most *size* bytes. Switches.
+    #[pyo3(signature = (size=None, /))]
+    fn readline<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        self.check_open()?;
+        Ok(PyBytes::new(py, &self.read_line(py, limit_of(size).unwrap_or(usize::MAX), Patience::Unlimited)?))
+    }
+
+    /// readlines(hint=-1) -> list of bytes
+    ///
+    /// Reads lines until the end of the stream, or until they have *hint* bytes. Switches.
+    #[pyo3(signature = (hint=None, /))]
+    fn readlines<'py>(&self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
+        self.check_open()?;
+        let lines = PyList::empty(py);
+        let enough = limit_of(hint).filter(|&hint| hint > 0).unwrap_or(usize::MAX);
+        let mut total = 0;
+        while total < enough {
+            let line = self.read_line(py, usize::MAX, Patience::Unlimited)?;
+            if line.is_empty() {
+                break;
+            }
+            total += line.len();
+            lines.append(PyBytes::new(py, &line))?;
+        }
+        Ok(lines)
+    }
+
+    /// readinto(buffer) -> int
+    ///
+    /// Reads into a writable buffer until it is full or the stream ends; returns the number of bytes. Switches.
+    fn readinto(&self, py: Python<'_>, buffer: PyBuffer<u8>) -> PyResult<usize> {
+        self.check_open()?;
+        let data = self.read_bytes(py, Some(buffer.len_bytes()))?;
+        input::copy_into(&buffer, &data)
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let line = self.read_line(py, usize::MAX, Patience::Unlimited)?;
+        Ok(if line.is_empty() { None } else { Some(PyBytes::new(py, &line)) })
+    }
+
+    /// Ends the reading; the socket stays open.
+    fn close(&self) {
+        self.close_reading();
+    }
+
+    /// Whether reading was ended.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    /// True.
+    fn readable(&self) -> bool {
+        true
+    }
+
+    /// False: write to the socket.
+    fn writable(&self) -> bool {
+        false
+    }
+
+    /// False.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// Does nothing.
+    fn flush(&self) {}
+
+    /// The socket's descriptor.
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.socket(py)?.call_method0(intern!(py, "fileno"))?.extract()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exc_info))]
+    fn __exit__(&self, _exc_info: &Bound<'_, pyo3::types::PyTuple>) {
+        self.close_reading();
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.inner.if_made().is_none() {
+            return Ok(());
+        }
+        if let Some((service, _)) = &self.inner.place {
+            visit.call(service)?;
+        }
+        for slot in [&self.inner.socket, &self.inner.file] {
+            if let Ok(object) = slot.try_borrow() {
+                visit.call(&*object)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.close_reading();
+    }
+}
