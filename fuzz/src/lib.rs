@@ -19,12 +19,18 @@ fn pieces(input: &[u8]) -> (usize, &[u8]) {
 /// Parses `bytes` as reads of `step` bytes would bring them.
 fn parse(bytes: &[u8], step: usize) -> (RequestParser, Result<ParseStatus, RequestError>) {
     let mut parser = RequestParser::default();
+    let status = parse_by(&mut parser, bytes, step);
+    (parser, status)
+}
+
+/// Does so by a parser that may have seen other requests.
+fn parse_by(parser: &mut RequestParser, bytes: &[u8], step: usize) -> Result<ParseStatus, RequestError> {
     let mut end: usize = 0;
     loop {
         end = end.saturating_add(step).min(bytes.len());
         let status = parser.parse(&bytes[..end]);
         if status != Ok(ParseStatus::Incomplete) || end == bytes.len() {
-            return (parser, status);
+            return status;
         }
     }
 }
@@ -49,6 +55,11 @@ pub fn request_head(input: &[u8]) {
     let line_ends = lines.windows(2).filter(|pair| pair == b"\r\n").count();
     assert_eq!(lines.iter().filter(|&&byte| byte == b'\n').count(), line_ends);
     assert_eq!(head.headers().len(), line_ends - 2);
+    // The parser has seen these fields now: that changes no verdict on them, nor on what comes next.
+    for (input, step) in [(bytes, usize::MAX), (bytes, step), (&bytes[consumed..], usize::MAX)] {
+        let mut after = parser.clone();
+        assert_eq!(parse_by(&mut after, input, step), parse(input, step).1);
+    }
 }
 
 /// Decodes `bytes` in pieces of `step` bytes; returns the data and where the body ends.

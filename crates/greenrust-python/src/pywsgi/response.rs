@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use greenrust::http::{ResponseEncoder, ResponseError, Version};
+use greenrust::http::{ResponseEncoder, ResponseError, Version, is_field_name};
 use pyo3::exceptions::{PyTypeError, PyUnicodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
@@ -79,15 +79,15 @@ pub fn encode(head: &mut Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_,
             .header(name_bytes, value_bytes)
             .map_err(|error| refused(error, if error == ResponseError::HeaderName { &name } else { &value }))?;
         match name_bytes.len() {
-            4 if name_bytes.eq_ignore_ascii_case(b"date") => provided.date = Some(value.unbind()),
-            6 if name_bytes.eq_ignore_ascii_case(b"server") => provided.server = true,
-            10 if name_bytes.eq_ignore_ascii_case(b"connection") => {
+            4 if is_field_name(name_bytes, b"Date") => provided.date = Some(value.unbind()),
+            6 if is_field_name(name_bytes, b"Server") => provided.server = true,
+            10 if is_field_name(name_bytes, b"Connection") => {
                 provided.closes |= value_bytes
                     .split(|&byte| byte == b',')
                     .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
                 provided.connection = Some(value.unbind());
             }
-            14 if name_bytes.eq_ignore_ascii_case(b"content-length") => provided.content_length = Some(value.unbind()),
+            14 if is_field_name(name_bytes, b"Content-Length") => provided.content_length = Some(value.unbind()),
             _ => {}
         }
         Ok(())

@@ -189,26 +189,21 @@ fn version(class: &Bound<'_, PyType>) -> u32 {
     unsafe { (*class.as_type_ptr()).tp_version_tag }
 }
 
-/// Whether the object has an attribute of its own, beside those of its class.
-fn has_own(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<bool> {
-    match object.getattr(intern!(object.py(), "__dict__")) {
-        Ok(own) => own.contains(name),
-        Err(_) => Ok(false),
-    }
-}
-
 /// The attributes of an object's own, beside those of its class; None if there are none.
 #[inline]
 pub fn own_attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyDict>>> {
     // SAFETY: where the offset is positive, the object has a pointer to a dictionary there, or null.
     let own = unsafe {
         let offset = (*object.get_type_ptr()).tp_dictoffset;
-        if offset > 0 {
+        if offset == 0 {
+            None
+        } else if offset > 0 {
             let own = *object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>();
             Bound::from_borrowed_ptr_or_opt(object.py(), own)
         } else {
             // Where it is, the interpreter alone knows.
-            Some(object.getattr(intern!(object.py(), "__dict__"))?)
+            let own = ffi::PyObject_GenericGetDict(object.as_ptr(), std::ptr::null_mut());
+            Some(Bound::from_owned_ptr_or_err(object.py(), own)?)
         }
     };
     match own {
@@ -283,17 +278,21 @@ pub fn accepts(server: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(true)
 }
 
-/// Whether `server.get_environ` is ours.
-pub fn has_stock_get_environ(server: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static KNOWN: Gil<Known<bool>> = Known::new();
+/// Whether `server.get_environ()` copies a dictionary: the method is ours, and so is the class of environments.
+pub fn copies_environ(server: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static KNOWN: Gil<Known<(bool, bool)>> = Known::new();
     let py = server.py();
-    let name = intern!(py, "get_environ");
+    let (get_environ, environ_class) = (intern!(py, "get_environ"), intern!(py, "environ_class"));
+    let dict = py.get_type::<PyDict>();
     let class = server.get_type();
-    let is_stock = KNOWN.get(&class, || match class.getattr_opt(name)? {
-        Some(method) => Ok(method.is(&stock(py)?.get_environ)),
-        None => Ok(false),
+    let (is_stock, is_dict) = KNOWN.get(&class, || {
+        let stock = &stock(py)?.get_environ;
+        let is_stock = class.getattr_opt(get_environ)?.is_some_and(|method| method.is(stock));
+        Ok((is_stock, class.getattr_opt(environ_class)?.is_some_and(|class| class.is(&dict))))
     })?;
-    Ok(is_stock && !has_own(server, name)?)
+    let Some(own) = own_attributes(server)?.filter(|_| is_stock) else { return Ok(is_stock && is_dict) };
+    let is_dict = own.get_item(environ_class)?.map_or(is_dict, |class| class.is(&dict));
+    Ok(is_dict && !own.contains(get_environ)?)
 }
 
 /// Whether `handle`, which a server calls for each connection, is the method of our server's class.

@@ -28,7 +28,14 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 /// Whether `bytes` is a `token`: one or more `tchar` (RFC 9110 section 5.6.2).
 #[inline]
 pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
+    // Without an early exit there is one branch for all bytes.
+    !bytes.is_empty() && bytes.iter().fold(true, |valid, &byte| valid & is_token_byte(byte))
+}
+
+/// Whether `name` is the field name `known`, irrespective of case (RFC 9110 section 5.1). Most are spelled as `known`.
+#[inline]
+pub fn is_field_name(name: &[u8], known: &[u8]) -> bool {
+    name == known || name.eq_ignore_ascii_case(known)
 }
 
 /// Whether `byte` may stand in a field value or a reason phrase: HTAB, SP, VCHAR or obs-text (RFC 9110 section 5.5).

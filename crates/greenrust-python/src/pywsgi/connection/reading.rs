@@ -153,6 +153,7 @@ impl Connection {
     pub fn release_memory(&self) {
         self.forget_head();
         self.inner.buffer.borrow_mut().shrink_to_fit();
+        self.inner.parser.borrow_mut().release_memory();
     }
 
     /// Lets go of a buffer that had to grow.

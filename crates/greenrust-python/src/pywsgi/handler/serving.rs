@@ -8,7 +8,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyTuple;
 
 use super::logging::log_step;
 use super::reading::handle_one_request;
@@ -253,10 +253,7 @@ fn prepare(slf: This<'_, '_>) -> PyResult<()> {
     let this = slf.get();
     let inner = &*this.inner;
     inner.overrides.set(stock::overrides(slf.as_any())?);
-    let server = this.server(py)?;
-    let is_plain_dict =
-        server.getattr_opt(intern!(py, "environ_class"))?.is_some_and(|class| class.is(py.get_type::<PyDict>()));
-    inner.copies_server_environ.set(is_plain_dict && stock::has_stock_get_environ(&server)?);
+    inner.copies_server_environ.set(stock::copies_environ(&this.server(py)?)?);
     Ok(())
 }
 

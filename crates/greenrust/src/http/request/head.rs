@@ -28,6 +28,12 @@ impl<'a> RequestHead<'a> {
         &self.buffer[span.range()]
     }
 
+    /// What follows the target: white space, version, line end, fields, and what the buffer has behind the head.
+    #[inline]
+    fn tail(self) -> &'a [u8] {
+        &self.buffer[self.parsed.target.end..]
+    }
+
     /// Returns the method, a token. Methods are case-sensitive (RFC 9110 section 9.1).
     #[must_use]
     #[inline]
@@ -69,7 +75,7 @@ impl<'a> RequestHead<'a> {
     /// ignored (RFC 9112 section 3.2.2), else of `Host`. `None` if HTTP/1.0 has neither.
     #[must_use]
     pub fn authority(self) -> Option<&'a [u8]> {
-        self.target_authority().or_else(|| self.parsed.host.map(|span| self.slice(span)))
+        self.target_authority().or_else(|| self.parsed.host.map(|span| &self.tail()[span.range()]))
     }
 
     /// Returns host and port of the target, which the absolute-form and CONNECT's authority-form name.
@@ -94,10 +100,9 @@ impl<'a> RequestHead<'a> {
     /// Returns the fields in the order in which they were sent.
     #[inline]
     pub fn headers(self) -> impl ExactSizeIterator<Item = Header<'a>> + DoubleEndedIterator + Clone {
-        self.parsed
-            .headers
-            .iter()
-            .map(move |span| Header { name: self.slice(span.name), value: self.slice(span.value) })
+        let tail = self.tail();
+        let spans = self.parsed.headers.iter();
+        spans.map(move |span| Header { name: &tail[span.name.range()], value: &tail[span.value.range()] })
     }
 
     /// Returns the value of the first field of this name, irrespective of case.
@@ -166,7 +171,7 @@ impl<'a> RequestHead<'a> {
     #[must_use]
     pub fn upgrade(self) -> Option<&'a [u8]> {
         if self.parsed.version == Version::Http11 && self.parsed.connection.upgrade {
-            self.parsed.upgrade.map(|span| self.slice(span))
+            self.parsed.upgrade.map(|span| &self.tail()[span.range()])
         } else {
             None
         }

@@ -7,6 +7,9 @@
 //! 2. When the head is whole, `httparse` splits it and judges the characters, and one pass over the fields judges
 //!    those that frame the message.
 //!
+//! Clients on a connection send the same fields again and again. A head that equals the one before behind its target is
+//! judged by its method and target alone ([`repeat`]).
+//!
 //! What is found is kept as positions in the caller's buffer and not as references, so that the caller may keep
 //! parser and buffer in one struct and read more bytes into the buffer. [`RequestParser::head`] joins both again:
 //!
@@ -23,13 +26,14 @@
 mod error;
 mod framing;
 mod head;
+mod repeat;
 mod target;
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::body::BodyKind;
-use super::syntax::{is_token, is_token_byte, parse_decimal, trim_whitespace};
+use super::syntax::{is_field_name, is_token, is_token_byte, parse_decimal, trim_whitespace};
 
 pub use error::RequestError;
 pub use head::{Header, RequestHead};
@@ -172,12 +176,16 @@ pub struct RequestParser {
     method: Span,
     target: Span,
     version: Version,
-    /// Keeps its room from request to request.
+    /// What followed the target in the head that was accepted last; empty if it is not kept.
+    tail: Vec<u8>,
+    /// In the tail. Keeps its room from request to request.
     headers: Vec<HeaderSpan>,
     body: BodyKind,
+    /// In the tail.
     host: Option<Span>,
     connection: ConnectionOptions,
     expects_continue: bool,
+    /// In the tail.
     upgrade: Option<Span>,
 }
 
@@ -198,6 +206,7 @@ impl RequestParser {
             method: Span::default(),
             target: Span::default(),
             version: Version::Http11,
+            tail: Vec::new(),
             headers: Vec::with_capacity(16),
             body: BodyKind::None,
             host: None,
@@ -219,6 +228,10 @@ impl RequestParser {
     /// are judged as bytes come in, the rest when the head is whole.
     pub fn parse(&mut self, buffer: &[u8]) -> Result<ParseStatus, RequestError> {
         self.complete = false;
+        if let Some(consumed) = self.repeat(buffer) {
+            self.complete = true;
+            return Ok(ParseStatus::Complete { consumed });
+        }
         let end = match self.find_end(buffer) {
             Ok(Some(end)) => end,
             Ok(None) => return Ok(ParseStatus::Incomplete),
@@ -324,6 +337,7 @@ impl RequestParser {
         search: &Search,
         storage: &mut [MaybeUninit<httparse::Header<'b>>],
     ) -> Result<(), RequestError> {
+        self.tail.clear();
         let mut request = httparse::Request::new(&mut []);
         let status = request.parse_with_uninit_headers(&head[search.request_line_start..], storage);
         match status {
@@ -341,6 +355,7 @@ impl RequestParser {
         }
         self.method = Span::of(head, method.as_bytes());
         self.target = Span::of(head, target.as_bytes());
+        let tail = &head[self.target.end..];
         self.version = if minor == 0 { Version::Http10 } else { Version::Http11 };
         self.connection = ConnectionOptions::default();
         self.expects_continue = false;
@@ -352,11 +367,11 @@ impl RequestParser {
         let mut codings = TransferCodings::default();
         for header in request.headers.iter() {
             let (name, value) = (header.name.as_bytes(), header.value);
-            let span = HeaderSpan { name: Span::of(head, name), value: Span::of(head, value) };
+            let span = HeaderSpan { name: Span::of(tail, name), value: Span::of(tail, value) };
             self.headers.push(span);
             // Most names differ from these in their length already.
             match name.len() {
-                4 if name.eq_ignore_ascii_case(b"host") => {
+                4 if is_field_name(name, b"Host") => {
                     // RFC 9112 section 3.2: more than one Host, or an invalid one, is answered with 400.
                     if self.host.is_some() {
                         return Err(RequestError::DuplicateHost);
@@ -366,17 +381,17 @@ impl RequestParser {
                     }
                     self.host = Some(span.value);
                 }
-                6 if name.eq_ignore_ascii_case(b"expect") => {
+                6 if is_field_name(name, b"Expect") => {
                     // RFC 9110 section 10.1.1: 100-continue in HTTP/1.0 is ignored. Other expectations are too: 417
                     // is a MAY.
                     self.expects_continue |=
                         self.version == Version::Http11 && value.eq_ignore_ascii_case(b"100-continue");
                 }
-                7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                7 if is_field_name(name, b"Upgrade") => {
                     self.upgrade.get_or_insert(span.value);
                 }
-                10 if name.eq_ignore_ascii_case(b"connection") => self.connection.add(value),
-                14 if name.eq_ignore_ascii_case(b"content-length") => {
+                10 if is_field_name(name, b"Connection") => self.connection.add(value),
+                14 if is_field_name(name, b"Content-Length") => {
                     // RFC 9112 section 6.3, rule 5: several values, in one field or in several, are an unrecoverable
                     // error unless all are equal. Equal ones MAY be accepted; a peer that joins them differently
                     // would frame differently, so they are not.
@@ -386,7 +401,7 @@ impl RequestParser {
                     // RFC 9110 section 8.6: Content-Length = 1*DIGIT, and a recipient must guard against overflow.
                     content_length = Some(parse_decimal(value).ok_or(RequestError::InvalidContentLength)?);
                 }
-                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => codings.add(value)?,
+                17 if is_field_name(name, b"Transfer-Encoding") => codings.add(value)?,
                 _ => {}
             }
         }
@@ -410,6 +425,7 @@ impl RequestParser {
             // RFC 9112 section 6.3, rules 6 and 7.
             content_length.map_or(BodyKind::None, BodyKind::Length)
         };
+        self.remember(tail);
         Ok(())
     }
 }

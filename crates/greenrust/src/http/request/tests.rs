@@ -239,3 +239,101 @@ fn target_forms_give_path_query_and_authority() {
         assert_eq!(head.authority(), Some(authority.as_bytes()), "{target}");
     }
 }
+
+/// What a head says, and what is left behind it.
+type Verdict = Result<Option<(usize, Vec<u8>, Vec<u8>, String)>, RequestError>;
+
+fn verdict(parser: &mut RequestParser, bytes: &[u8]) -> Verdict {
+    match parser.parse(bytes)? {
+        ParseStatus::Incomplete => Ok(None),
+        ParseStatus::Complete { consumed } => {
+            let head = parser.head(bytes);
+            let (path, query) = head.path_and_query();
+            let fields: Vec<_> = head.headers().collect();
+            let facts = (head.version(), head.body_kind(), head.authority(), head.wants_keep_alive(), head.upgrade());
+            let more = format!("{path:?} {query:?} {fields:?} {facts:?} {}", head.expects_continue());
+            Ok(Some((consumed, head.method().to_vec(), head.target().to_vec(), more)))
+        }
+    }
+}
+
+/// A parser that has accepted a head with these bytes behind its target.
+fn parser_after(tail: &str, limits: RequestLimits) -> RequestParser {
+    let mut parser = RequestParser::new(limits);
+    let before = format!("GET / {tail}");
+    assert!(matches!(parser.parse(before.as_bytes()), Ok(ParseStatus::Complete { .. })));
+    parser
+}
+
+const REPEATED: &str = "HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: y\r\nContent-Length: 3\r\n\r\n";
+
+#[test]
+fn repeated_fields_change_no_verdict_on_method_and_target() {
+    let limits = RequestLimits { request_line_bytes: 40, ..RequestLimits::DEFAULT };
+    let mut lines: Vec<Vec<u8>> = [
+        "GET /",
+        "POST /a?b=c",
+        "CONNECT /",
+        "CONNECT x:1",
+        "OPTIONS *",
+        "GET *",
+        "GET http://y/z",
+        "GET x",
+        "GET",
+        "GET  /",
+        "GET / ",
+        " GET /",
+        "\r\nGET /",
+        "\r\n\r\n\r\n\r\n\r\nGET /",
+        "GET /a b",
+        "/",
+        "",
+        "UPDATEREDIRECTREF /",
+        "METHODTHATISTOOLONG /",
+        "GET /é",
+    ]
+    .map(|line| line.as_bytes().to_vec())
+    .to_vec();
+    lines.extend((20..40).map(|length| [&b"GET /"[..], &b"x".repeat(length - 5)].concat()));
+    for byte in 0..=255u8 {
+        lines.extend([vec![b'G', byte, b'T', b' ', b'/'], vec![b'G', b' ', b'/', byte, b'x'], vec![byte]]);
+        lines.extend([vec![b'G', b' ', byte, b'x'], vec![b'G', byte, b'/']]);
+    }
+    for line in lines {
+        let bytes = [&line[..], b" ", REPEATED.as_bytes(), b"abc"].concat();
+        let anew = verdict(&mut RequestParser::new(limits), &bytes);
+        assert_eq!(verdict(&mut parser_after(REPEATED, limits), &bytes), anew, "{:?}", String::from_utf8_lossy(&line));
+    }
+}
+
+#[test]
+fn fields_that_differ_anywhere_are_read_anew() {
+    let whole = format!("GET /a {REPEATED}");
+    for place in 0..whole.len() {
+        for byte in [0, b'\n', b' ', b'0', b'x', 0x80] {
+            let mut bytes = whole.clone().into_bytes();
+            bytes[place] = byte;
+            let anew = verdict(&mut RequestParser::default(), &bytes);
+            let mut parser = parser_after(REPEATED, RequestLimits::DEFAULT);
+            assert_eq!(verdict(&mut parser, &bytes), anew, "{:?}", String::from_utf8_lossy(&bytes));
+            // Whatever came, the next head is judged as by a parser that has seen none.
+            let next = verdict(&mut RequestParser::default(), whole.as_bytes());
+            if anew.as_ref().is_ok_and(Option::is_some) || anew.is_err() {
+                assert_eq!(verdict(&mut parser, whole.as_bytes()), next);
+            }
+        }
+    }
+}
+
+#[test]
+fn repeated_head_in_pieces_is_one_head() {
+    let whole = format!("GET /a {REPEATED}");
+    let anew = verdict(&mut RequestParser::default(), whole.as_bytes());
+    for place in 0..whole.len() {
+        let mut parser = parser_after(REPEATED, RequestLimits::DEFAULT);
+        assert_eq!(verdict(&mut parser, &whole.as_bytes()[..place]), Ok(None));
+        assert_eq!(verdict(&mut parser, whole.as_bytes()), anew);
+        assert!(!parser.has_partial_head());
+        assert_eq!(verdict(&mut parser, whole.as_bytes()), anew);
+    }
+}
