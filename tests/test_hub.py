@@ -84,6 +84,12 @@ def test_loop_exit_lists_who_waits_for_what():
         assert any(name in line and kind in line for line in lines), (name, completed.stdout)
 
 
+def test_repr_of_hub_and_loop_names_the_pollers_descriptor():
+    hub = gevent.get_hub()
+    for text in (repr(hub), repr(hub.loop)):
+        assert f" fileno={hub.loop.fileno()}" in text
+
+
 def test_blocking_call_in_the_hub_is_refused(errors):
     called = []
 

@@ -9,7 +9,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
-from http_client import Client, hello
+from http_client import Client, connect_by_tls, hello
 
 
 def test_answers_with_date_length_and_body(serve):
@@ -771,6 +771,32 @@ def test_generator_is_closed_when_the_client_goes_away(serve):
         sock.recv(1)
     assert closed.wait(5)
     assert server.error_log.getvalue() == ""
+
+
+@pytest.mark.ours_only("the real server closes the connection without a closure alert")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2000000\r\n\r\n",
+    ],
+    ids=["HTTP/1.0", "close", "refused", "unread body"],
+)
+def test_tls_connection_ends_by_a_closure_alert(serve, certificate, data):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        yield b"hello"
+
+    with connect_by_tls(serve(application, **certificate)) as sock:
+        # Else the end without an alert is an end, too.
+        sock.suppress_ragged_eofs = False
+        sock.sendall(data)
+        answer = b""
+        while piece := sock.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 ")
 
 
 def test_unix_socket_is_served(serve, tmp_path):

@@ -686,7 +686,9 @@ impl PyLoop {
         }
         let default = if self.default() { " default" } else { "" };
         let private = if self.fields.is_private { " private" } else { "" };
-        format!("epoll{default}{private} pending={} ref={}", self.fields.callbacks.get(), self.fields.references.get())
+        let (pending, references) = (self.fields.callbacks.get(), self.fields.references.get());
+        let descriptor = self.fileno().map_or_else(|_| String::new(), |descriptor| format!(" fileno={descriptor}"));
+        format!("epoll{default}{private} pending={pending} ref={references}{descriptor}")
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

@@ -136,6 +136,20 @@ impl Connection {
         self.inner.is_stalled.get()
     }
 
+    /// Tells the peer of a TLS connection that nothing follows: else it could not know the end of a response without a
+    /// length from an attacker's (RFC 9112 section 9.8). Waits for no answer to that, as a server need not.
+    pub fn send_closure_alert(&self, py: Python<'_>) {
+        if self.inner.transport.get() != Transport::Methods || self.is_stalled() {
+            return;
+        }
+        let Ok(socket) = self.socket(py) else { return };
+        let Ok(Some(tls)) = socket.getattr_opt(intern!(py, "_sslobj")) else { return };
+        if !tls.is_none() {
+            // It says that it wants to read the answer, or that the connection is gone already.
+            let _ = tls.call_method0(intern!(py, "shutdown"));
+        }
+    }
+
     /// Ends our sending, and takes what the peer still sends for a while, so that the kernel does not answer it by a
     /// reset which would destroy what we sent (RFC 9112 section 9.6). Switches.
     pub fn linger(&self, py: Python<'_>, most_bytes: usize, longest: Duration) -> PyResult<()> {

@@ -320,10 +320,11 @@ fn end(slf: This<'_, '_>) -> PyResult<()> {
     let mut result = Ok(());
     if let Some(socket) = inner.socket.get(py) {
         let mut outcomes = Vec::new();
-        if let Some(connection) = &connection
-            && inner.must_linger.get()
-        {
-            outcomes.push(connection.get().linger(py, LINGER_BYTES, LINGER_TIME));
+        if let Some(connection) = &connection {
+            connection.get().send_closure_alert(py);
+            if inner.must_linger.get() {
+                outcomes.push(connection.get().linger(py, LINGER_BYTES, LINGER_TIME));
+            }
         }
         outcomes.push(socket.call_method0(intern!(py, "close")).map(|_| ()));
         for outcome in outcomes {
