@@ -1,4 +1,4 @@
-"""The raw greenlet API: switch, throw, parents, frames, tracing, exception state, garbage."""
+"""The raw greenlet API: switch, throw, parents, frames, exception state, garbage."""
 import contextlib
 import contextvars
 import gc
@@ -584,7 +584,7 @@ def test_killed_when_its_last_reference_goes():
     assert order == ["exit"]
 
 
-# -- frames and tracing -----------------------------------------------------------------------------------
+# -- frames -----------------------------------------------------------------------------------------------
 
 
 def test_gr_frame_shows_the_suspended_frame_only():
@@ -632,85 +632,6 @@ def test_gr_frame_after_deep_c_recursion_is_walkable():
     g.switch()
     assert [frame.name for frame in traceback.extract_stack(g.gr_frame)] == ["run", "key"]
     g.switch()
-
-
-@pytest.fixture
-def tracer():
-    """Install a greenlet trace function that records; give the record."""
-    events = []
-
-    def trace(event, arguments):
-        events.append((event, arguments))
-
-    before = lowlevel.settrace(trace)
-    yield events
-    lowlevel.settrace(before)
-
-
-def test_settrace_sees_switches_and_throws(tracer):
-    main = getcurrent()
-    g = greenlet(lambda: main.switch())
-    tracer.clear()
-    g.switch()
-    with pytest.raises(ValueError):
-        g.throw(ValueError)
-    lowlevel.settrace(None)
-    assert tracer == [
-        ("switch", (main, g)),
-        ("switch", (g, main)),
-        ("throw", (main, g)),
-        ("throw", (g, main)),
-    ]
-    tracer.clear()
-
-
-def test_settrace_returns_the_previous_function():
-    def first(event, arguments):
-        pass
-
-    before = lowlevel.settrace(first)
-    try:
-        assert lowlevel.gettrace() is first
-        assert lowlevel.settrace(None) is first
-        assert lowlevel.gettrace() is None
-    finally:
-        lowlevel.settrace(before)
-
-
-def test_exception_in_the_trace_function_raises_and_ends_tracing():
-    def trace(event, arguments):
-        raise RuntimeError("in trace")
-
-    before = lowlevel.gettrace()
-    g = greenlet(lambda: None)
-    lowlevel.settrace(trace)
-    try:
-        with pytest.raises(RuntimeError, match="in trace"):
-            g.switch()
-        assert lowlevel.gettrace() is None
-    finally:
-        lowlevel.settrace(before)
-
-
-def test_sys_settrace_follows_python_calls_inside_a_greenlet():
-    called = []
-
-    def trace(frame, event, argument):
-        if event == "call":
-            called.append(frame.f_code.co_name)
-
-    def traced_function():
-        getcurrent().parent.switch()
-
-    g = greenlet(lambda: traced_function())
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        g.switch()
-        g.switch()
-    finally:
-        sys.settrace(before)
-    assert "traced_function" in called
 
 
 # -- threads ----------------------------------------------------------------------------------------------

@@ -646,6 +646,22 @@ fn arrive_with_care(left: *mut ffi::PyObject, arrived: *mut ffi::PyObject) {
     THREAD.with(|thread| thread.mailbox.set(payload));
 }
 
+/// Tells the trace function of an arrival for which no stack is switched: at the running greenlet, or at one that is
+/// ended before it has begun. `left` is the running one if None. Returns what arrives: what the function raises, if it does.
+pub fn tell_of_arrival(
+    left: Option<&Bound<'_, PyGreenlet>>,
+    arrived: &Bound<'_, PyGreenlet>,
+    payload: Payload,
+) -> Payload {
+    if !THREAD.with(|thread| thread.is_traced.get()) {
+        return payload;
+    }
+    let py = arrived.py();
+    let left = left.cloned().unwrap_or_else(|| current(py));
+    let told = tell_trace(left.as_any(), arrived.as_any(), Some(payload));
+    told.unwrap_or_else(|| Payload::Value(py.None()))
+}
+
 fn tell_trace(left: &Bound<'_, PyAny>, arrived: &Bound<'_, PyAny>, payload: Option<Payload>) -> Option<Payload> {
     let py = left.py();
     let Some(function) = trace(py) else { return payload };

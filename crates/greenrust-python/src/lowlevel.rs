@@ -449,6 +449,8 @@ impl PyGreenlet {
         host::end_dropped(py);
         let mut target = object.clone();
         let mut payload = payload;
+        // The greenlet that was ended before it had begun, if one was.
+        let mut ended: Option<Bound<'_, PyGreenlet>> = None;
         loop {
             let greenlet = target.get();
             let raw = &greenlet.fields.raw;
@@ -462,7 +464,7 @@ impl PyGreenlet {
             match raw.state() {
                 State::Started => {
                     if hub.is_running(raw) {
-                        return deliver(py, Some(payload));
+                        return deliver(py, Some(host::tell_of_arrival(ended.as_ref(), &target, payload)));
                     }
                     host::send(plain(py, payload)?);
                     break;
@@ -480,7 +482,12 @@ impl PyGreenlet {
                             drop(raw.abandon());
                             greenlet.fields.begun.set(true);
                             drop(greenlet.fields.run.take());
-                            payload = as_exit_value(py, *error);
+                            let told = host::tell_of_arrival(ended.as_ref(), &target, Payload::Throw(error));
+                            payload = match told {
+                                Payload::Throw(error) => as_exit_value(py, *error),
+                                other => other,
+                            };
+                            ended = Some(target.clone());
                         }
                         Payload::Value(_) | Payload::Start(..) => {
                             let (args, kwargs) = match payload {
