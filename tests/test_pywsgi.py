@@ -250,6 +250,31 @@ def test_head_has_no_body(serve, application):
         assert client.at_end()
 
 
+@pytest.mark.ours_only("the real server takes the whole from the application")
+def test_answer_to_head_ends_with_its_fields_however_long_the_body_is(serve):
+    closed = []
+
+    class Body:
+        def __iter__(self):
+            yield b""
+            yield b"x"
+            pytest.fail("the rest is asked for")
+
+        def close(self):
+            closed.append(True)
+
+    def application(environ, start_response):
+        start_response("200 OK", [("X-A", "b")])
+        return Body()
+
+    with Client(serve(application)) as client:
+        for _ in range(2):
+            client.send(b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n")
+            status, headers, _ = client.answer(head_only=True)
+            assert (status, headers["x-a"]) == (200, "b")
+    assert closed == [True, True]
+
+
 def test_close_of_the_iterable_is_called(serve):
     closed = Event()
 

@@ -241,6 +241,46 @@ def test_nothing_follows_an_answer_that_another_or_a_tunnel_would_follow(serve, 
     assert seen == [method]
 
 
+@pytest.mark.parametrize(("rule", "fields"), [
+    ("RFC 9110 8.6 sign", [("Content-Length", "+5")]),
+    ("RFC 9110 8.6 underscore", [("Content-Length", "1_0")]),
+    ("RFC 9110 8.6 empty", [("Content-Length", "")]),
+    ("RFC 9110 8.6 list", [("Content-Length", "5, 5")]),
+    ("RFC 9110 8.6 digit beyond ASCII", [("Content-Length", "\xb2")]),
+    ("RFC 9112 6.3 differing lengths", [("Content-Length", "5"), ("content-length", "6")]),
+    ("RFC 9110 5.5 NUL", [("X-A", "a\0b")]),
+    ("RFC 9112 5.1 space before the colon", [("X-A ", "b")]),
+])
+def test_response_whose_end_or_fields_are_unclear_is_not_sent(serve, errors, rule, fields):
+    def application(environ, start_response):
+        start_response("200 OK", fields)
+        return [b"hello"]
+
+    with Client(serve(application)) as client:
+        status, headers, body = client.get()
+        assert (status, headers["connection"], body) == (500, "close", b"Internal Server Error")
+    assert "Error" in errors.getvalue()
+
+
+@pytest.mark.parametrize(("fields", "result", "framing"), [
+    ([], [b"hello"], ("content-length", "5")),
+    ([("Content-Length", "5")], [b"hello"], ("content-length", "5")),
+    ([], iter([b"he", b"llo"]), ("transfer-encoding", "chunked")),
+])
+def test_framing_of_another_servers_response_is_not_handed_on(serve, fields, result, framing):
+    """RFC 9112 6.1: Content-Length and Transfer-Encoding exclude each other; PEP 3333: the server's are what counts."""
+    def application(environ, start_response):
+        start_response("200 OK", [("Transfer-Encoding", "chunked"), *fields])
+        return result
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        status, headers, body = client.answer()
+    assert (status, body) == (200, b"hello")
+    sent = {name: value for name, value in headers.items() if name in ("content-length", "transfer-encoding")}
+    assert sent == dict([framing])
+
+
 def test_no_bytes_stop_the_server(serve):
     """Mutations of the cases above: each connection is answered or closed, and the server serves on."""
     randomness = random.Random(1)

@@ -75,6 +75,11 @@ pub fn encode(head: &mut Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_,
             let reprs = (name.repr()?.unbind(), value.repr()?.unbind());
             return Err(PyUnicodeError::new_err(("Non-latin1 header", reprs.0, reprs.1)));
         };
+        // The server frames the body (PEP 3333, "Handling the Content-Length Header"). An application that hands on the
+        // fields of another server's response hands on how that one framed it, too.
+        if is_field_name(name_bytes, b"Transfer-Encoding") {
+            return Ok(());
+        }
         encoder
             .header(name_bytes, value_bytes)
             .map_err(|error| refused(error, if error == ResponseError::HeaderName { &name } else { &value }))?;
@@ -87,7 +92,15 @@ pub fn encode(head: &mut Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_,
                     .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
                 provided.connection = Some(value.unbind());
             }
-            14 if is_field_name(name_bytes, b"Content-Length") => provided.content_length = Some(value.unbind()),
+            14 if is_field_name(name_bytes, b"Content-Length") => {
+                // RFC 9112 section 6.3: clients can't know where such a response ends.
+                if let Some(length) = &provided.content_length
+                    && !length.bind(py).eq(&value)?
+                {
+                    return Err(PyValueError::new_err(("differing values of Content-Length", value.unbind())));
+                }
+                provided.content_length = Some(value.unbind());
+            }
             _ => {}
         }
         Ok(())
@@ -101,7 +114,6 @@ pub fn encode(head: &mut Vec<u8>, status: &Bound<'_, PyAny>, headers: &Bound<'_,
             add(pair?)?;
         }
     }
-    let _ = py;
     encoder.finish();
     head.truncate(head.len() - 2);
     Ok(provided)

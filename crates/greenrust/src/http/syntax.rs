@@ -63,9 +63,11 @@ pub(super) fn trim_whitespace(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Reads `1*DIGIT` as a number; `None` for anything else, a sign or an underscore included, and beyond `u64`.
+/// Reads `1*DIGIT`, such as the value of `Content-Length` (RFC 9110 section 8.6), as a number; `None` for anything else, a
+/// sign or an underscore included, and beyond `u64`.
+#[must_use]
 #[inline]
-pub(super) fn parse_decimal(bytes: &[u8]) -> Option<u64> {
+pub fn parse_decimal(bytes: &[u8]) -> Option<u64> {
     if bytes.is_empty() {
         return None;
     }

@@ -189,6 +189,10 @@ pub(super) fn process_result(slf: This<'_, '_>) -> PyResult<()> {
             let data = data?;
             if data.is_truthy()? {
                 write_step(slf, &data)?;
+                // Nothing of the rest is sent, which may be much, or without end.
+                if inner.headers_sent.get() && this.is_bodiless(py) && !inner.overrides.get().has_any(WRITING) {
+                    break;
+                }
             }
         }
     }

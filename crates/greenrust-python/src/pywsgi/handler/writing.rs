@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
-use greenrust::http::{CHUNK_END, Version, encode_chunk_head};
+use greenrust::http::{CHUNK_END, Version, encode_chunk_head, parse_decimal};
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -15,7 +15,7 @@ use super::class::{response_headers, status};
 use super::{Data, Handler, This};
 use crate::gil::Gil;
 use crate::pywsgi::stock::Step;
-use crate::pywsgi::{access_log, response};
+use crate::pywsgi::{access_log, response, text};
 
 /// Bodies up to this size are copied behind the head and sent with it by one plain call, bytes.
 const COPIED_BYTES: usize = 16384;
@@ -137,10 +137,9 @@ pub(super) fn finalize_headers(slf: This<'_, '_>) -> PyResult<()> {
     if let Some(length) = inner.provided_content_length.get(py) {
         // A handler may have put something else here, to keep us from saying anything.
         if let Ok(length) = length.cast::<PyString>() {
-            let length =
-                length.to_string_lossy().trim().parse::<u64>().map_err(|_| {
-                    Handler::application_error(slf, "The Content-Length of the response is not a number")
-                })?;
+            let length = text::bytes_of(length)
+                .and_then(|digits| parse_decimal(digits.trim_ascii()))
+                .ok_or_else(|| Handler::application_error(slf, "The Content-Length of the response is not a number"))?;
             inner.outstanding.set(if is_bodiless { None } else { Some(length) });
         }
     } else if !(ends_http || matches!(code, 204 | 304)) {
