@@ -122,6 +122,32 @@ def test_body_that_does_not_come_is_answered_by_408(serve):
         assert client.at_end()
 
 
+def test_bytes_of_another_protocol_that_do_not_come_are_answered_by_408(serve):
+    with Client(serve(read_body, body_timeout=0.05)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        assert client.answer()[0] == 408
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("read", ["read", "readline", "read1", "readinto"])
+def test_another_protocol_may_be_silent(serve, read):
+    def application(environ, start_response):
+        write = start_response("101 Switching Protocols", [("Connection", "Upgrade"), ("Upgrade", "x")])
+        write(b"now")
+        method = getattr(environ["wsgi.input"], read)
+        write(b"" if method(bytearray(5) if read == "readinto" else 5) else b"nothing")
+        return []
+
+    with Client(serve(application, body_timeout=0.01)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        assert client.answer(head_only=True)[0] == 101
+        assert client.file.read(3) == b"now"
+        # Five times as long as a body's bytes would have.
+        gevent.sleep(0.05)
+        client.send(b"hello")
+        assert client.at_end()
+
+
 def test_client_that_reads_nothing_is_cut_off(serve, errors):
     closed = Event()
 

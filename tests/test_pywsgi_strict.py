@@ -241,6 +241,21 @@ def test_nothing_follows_an_answer_that_another_or_a_tunnel_would_follow(serve, 
     assert seen == [method]
 
 
+@pytest.mark.parametrize(("fields", "paths"), [
+    (b"Connection: Upgrade\r\nUpgrade: x", ["/"]),
+    (b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket", ["/", "/smuggled"]),
+])
+def test_upgrade_in_http_1_0_is_none(serve, fields, paths):
+    """RFC 9110 7.8: Upgrade in HTTP/1.0 is ignored. So what follows is no other protocol, at best another request."""
+    seen = []
+    with Client(serve(application_that_notes(seen))) as client:
+        client.send(b"GET / HTTP/1.0\r\n" + fields + b"\r\n\r\n" + NEXT)
+        for _ in paths:
+            assert client.answer()[0] == 200
+    assert seen[::2] == paths
+    assert not any(seen[1::2])
+
+
 @pytest.mark.parametrize(("rule", "fields"), [
     ("RFC 9110 8.6 sign", [("Content-Length", "+5")]),
     ("RFC 9110 8.6 underscore", [("Content-Length", "1_0")]),

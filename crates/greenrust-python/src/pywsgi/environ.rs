@@ -228,9 +228,10 @@ pub fn set_host_of_target(environ: &Bound<'_, PyDict>, head: RequestHead<'_>) ->
 }
 
 /// Whether `wsgi.input` is to be the connection itself: the request asks to leave HTTP. One with a body has to be read
-/// to its end first (RFC 9110 section 7.8), so its input is the body, as of other requests.
+/// to its end first (RFC 9110 section 7.8), so its input is the body, as of other requests; by the same section `Upgrade`
+/// in HTTP/1.0 is to be ignored.
 pub fn asks_for_upgrade(head: RequestHead<'_>) -> bool {
-    if !has_no_body(head) {
+    if !has_no_body(head) || head.version() == Version::Http10 {
         return false;
     }
     head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"upgrade"))

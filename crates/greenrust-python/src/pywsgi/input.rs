@@ -304,7 +304,7 @@ impl Input {
 }
 
 /// The client sent nothing of the body for too long.
-fn too_slow(py: Python<'_>) -> PyErr {
+pub fn too_slow(py: Python<'_>) -> PyErr {
     stock::invalid_client_input(py, "the body did not come in time", 408)
 }
 

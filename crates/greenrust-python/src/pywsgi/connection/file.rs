@@ -5,7 +5,7 @@
 use std::os::fd::RawFd;
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -26,10 +26,33 @@ impl Connection {
                 taken
             });
             self.consume(taken);
-            if taken == left || self.fill(py, (left - taken).min(LARGEST_READ_BYTES), Patience::Unlimited)? == 0 {
+            if taken == left || self.fill_for_file(py, (left - taken).min(LARGEST_READ_BYTES))? == 0 {
                 return Ok(data);
             }
         }
+    }
+
+    /// Reads more into the buffer. As long as the connection is in the middle of a request, as an input that may become
+    /// another protocol's, the client has as long as for a piece of a body.
+    fn fill_for_file(&self, py: Python<'_>, wanted: usize) -> PyResult<usize> {
+        self.fill(py, wanted, self.file_patience()).map_err(|error| self.file_error(py, error))
+    }
+
+    fn read_file_line(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<u8>> {
+        self.read_line(py, limit, self.file_patience()).map_err(|error| self.file_error(py, error))
+    }
+
+    fn is_input(&self) -> bool {
+        self.has_head() && !self.has_left_http()
+    }
+
+    fn file_patience(&self) -> Patience {
+        if self.is_input() { self.body_patience() } else { Patience::Unlimited }
+    }
+
+    fn file_error(&self, py: Python<'_>, error: PyErr) -> PyErr {
+        let is_late = self.is_input() && error.is_instance_of::<PyTimeoutError>(py);
+        if is_late { input::too_slow(py) } else { error }
     }
 
     fn check_open(&self) -> PyResult<()> {
@@ -60,7 +83,7 @@ impl Connection {
         self.check_open()?;
         let most = limit_of(size).unwrap_or(LARGEST_READ_BYTES);
         if most > 0 && self.with_unread(<[u8]>::is_empty) {
-            self.fill(py, most, Patience::Unlimited)?;
+            self.fill_for_file(py, most)?;
         }
         let data = self.with_unread(|unread| PyBytes::new(py, &unread[..unread.len().min(most)]));
         self.consume(data.as_bytes().len());
@@ -73,7 +96,7 @@ impl Connection {
     #[pyo3(signature = (size=None, /))]
     fn readline<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.check_open()?;
-        Ok(PyBytes::new(py, &self.read_line(py, limit_of(size).unwrap_or(usize::MAX), Patience::Unlimited)?))
+        Ok(PyBytes::new(py, &self.read_file_line(py, limit_of(size).unwrap_or(usize::MAX))?))
     }
 
     /// readlines(hint=-1) -> list of bytes
@@ -86,7 +109,7 @@ impl Connection {
         let enough = limit_of(hint).filter(|&hint| hint > 0).unwrap_or(usize::MAX);
         let mut total = 0;
         while total < enough {
-            let line = self.read_line(py, usize::MAX, Patience::Unlimited)?;
+            let line = self.read_file_line(py, usize::MAX)?;
             if line.is_empty() {
                 break;
             }
@@ -110,7 +133,7 @@ impl Connection {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let line = self.read_line(py, usize::MAX, Patience::Unlimited)?;
+        let line = self.read_file_line(py, usize::MAX)?;
         Ok(if line.is_empty() { None } else { Some(PyBytes::new(py, &line)) })
     }
 

@@ -77,6 +77,8 @@ struct Inner {
     has_head: Cell<bool>,
     is_closed: Cell<bool>,
     at_end: Cell<bool>,
+    /// Another protocol's bytes follow.
+    has_left_http: Cell<bool>,
     /// The peer took nothing for so long that what it was sent is given up.
     is_stalled: Cell<bool>,
     reads: Cell<u32>,
@@ -142,6 +144,7 @@ impl Connection {
                 has_head: Cell::new(false),
                 is_closed: Cell::new(false),
                 at_end: Cell::new(false),
+                has_left_http: Cell::new(false),
                 is_stalled: Cell::new(false),
                 reads: Cell::new(0),
                 bounds,
@@ -205,6 +208,15 @@ impl Connection {
     #[inline]
     pub fn is_closed(&self) -> bool {
         self.inner.is_closed.get()
+    }
+
+    /// Notes that another protocol's bytes follow, which may take any time.
+    pub fn leave_http(&self) {
+        self.inner.has_left_http.set(true);
+    }
+
+    fn has_left_http(&self) -> bool {
+        self.inner.has_left_http.get()
     }
 
     /// Whether the server is being drained: this connection's next answer is its last.

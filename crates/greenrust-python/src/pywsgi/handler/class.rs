@@ -504,7 +504,11 @@ impl Handler {
 
     #[setter]
     fn set_connection_upgraded(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.inner.connection_upgraded.set(value.is_truthy()?);
+        let is_upgraded = value.is_truthy()?;
+        self.inner.connection_upgraded.set(is_upgraded);
+        if is_upgraded && let Some(connection) = self.connection(value.py()) {
+            connection.get().leave_http();
+        }
         Ok(())
     }
 

@@ -311,6 +311,9 @@ impl Handler {
         inner.headers_sent.set(true);
         inner.connection_upgraded.set(true);
         inner.close_connection.set(true);
+        if let Some(connection) = self.connection(py) {
+            connection.get().leave_http();
+        }
     }
 
     /// Has the connection's end wait for the client's, so that what was sent last reaches one that is still sending.

@@ -62,6 +62,11 @@ pub(super) fn start_response<'py>(
     let provided = encoded?;
     let digits = inner.head.borrow()[9..12].iter().fold(0, |code, digit| code * 10 + i32::from(digit - b'0'));
     inner.code.set(digits);
+    if digits == 101
+        && let Some(connection) = slf.get().connection(py)
+    {
+        connection.get().leave_http();
+    }
     inner.status.clear();
     inner.native_status.set(Some(status.clone()));
     inner.response_headers.clear();
