@@ -317,6 +317,21 @@ def test_client_that_sends_before_it_reads_gets_the_refusal(serve, certificate, 
             assert file.readline().startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_client_that_sends_on_behind_its_last_request_gets_the_answer(serve, certificate, is_tls):
+    """RFC 9112 9.6: a connection is closed in stages, or the system answers by a reset that destroys what was sent."""
+    server = serve(hello, **(certificate if is_tls else {}))
+    with connect_by_tls(server) if is_tls else socket.create_connection(server.address, timeout=30) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\nX:")
+        # The server has answered, and would close.
+        gevent.sleep(0.05)
+        for _ in range(20):
+            sock.sendall(b"x" * 10_000)
+            gevent.sleep(0.001)
+        with sock.makefile("rb") as file:
+            assert file.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
 def test_handshake_that_does_not_end_is_cut_off_without_a_word(serve, certificate, errors):
     with Client(serve(hello, **certificate, header_timeout=0.1)) as client:
         assert client.at_end()

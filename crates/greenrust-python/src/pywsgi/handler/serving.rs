@@ -14,7 +14,7 @@ use super::logging::log_step;
 use super::reading::handle_one_request;
 use super::{Data, Handler, This};
 use crate::hub as py_hub;
-use crate::pywsgi::connection::Idle;
+use crate::pywsgi::connection::{Connection, Idle};
 use crate::pywsgi::service::{Awaited, Seat, Service};
 use crate::pywsgi::stock::{self, Step};
 use crate::pywsgi::worker::Worker;
@@ -273,7 +273,14 @@ fn serve(slf: This<'_, '_>, may_doze: bool, worker: Option<&Worker<'_>>) -> PyRe
             handle_one_request(slf, may_doze, worker)?
         };
         match outcome {
-            Outcome::Close => break,
+            Outcome::Close => {
+                // The client sends on, behind a request that was the last; what it gets must not be lost for that.
+                let sends_on = |connection: Py<Connection>| connection.get().with_unread(|rest| !rest.is_empty());
+                if this.connection(py).is_some_and(sends_on) {
+                    inner.must_linger.set(true);
+                }
+                break;
+            }
             Outcome::Continue => {}
             Outcome::Idle(idle) => return Ok(Some(idle)),
             Outcome::Answer(status, body) => {
