@@ -409,6 +409,29 @@ def test_access_log_has_one_line_a_request(serve):
     assert '"GET /other HTTP/1.1" 200' in second
 
 
+@pytest.mark.ours_only("the real server writes them as they are")
+def test_control_characters_do_not_reach_the_access_log(serve):
+    log = io.StringIO()
+    lines = [
+        b"GET /a\r127.0.0.1 - - HTTP/1.1",
+        b"GET /\x1b[2J\x7f HTTP/1.1",
+        "GET /\u009b31m\u0085\u00e9 HTTP/1.1".encode(),
+        b"\x07",
+    ]
+    for data in lines:
+        with Client(serve(hello, log=log)) as client:
+            client.send(data + b"\r\nHost: t\r\nConnection: close\r\n\r\n")
+            client.file.read()
+    shown = [line.split('"')[1] for line in log.getvalue().split("\n")[:-1]]
+    assert shown == [
+        r"GET /a\x0d127.0.0.1 - - HTTP/1.1",
+        r"GET /\x1b[2J\x7f HTTP/1.1",
+        # The bytes of UTF-8, each as a character, as in gevent's.
+        "GET /\xc2\\x9b31m\xc2\\x85\xc3\xa9 HTTP/1.1",
+        r"\x07",
+    ]
+
+
 def test_subclass_of_the_handler_is_used(serve):
     from gevent.pywsgi import WSGIHandler
 

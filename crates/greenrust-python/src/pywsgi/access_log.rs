@@ -90,6 +90,20 @@ fn append_local_time(line: &mut Vec<u8>, seconds: i64) {
     });
 }
 
+/// Appends bytes of a latin-1 text, with escapes in place of control characters: a line that ends where a client wants, or
+/// moves the cursor of a terminal, would say what did not happen. Else it is as gevent's.
+fn append_without_controls(line: &mut Vec<u8>, bytes: &[u8]) {
+    let is_control = |byte: &u8| matches!(byte, 0..=0x1f | 0x7f..=0x9f);
+    if !bytes.iter().any(is_control) {
+        line.extend_from_slice(bytes);
+        return;
+    }
+    for byte in bytes {
+        // Writing to a vector can't fail.
+        let _ = if is_control(byte) { write!(line, "\\x{byte:02x}") } else { line.write_all(&[*byte]) };
+    }
+}
+
 /// Makes the line: client, time, request line, status, bytes sent, seconds taken.
 pub fn line(client: &[u8], request_line: &[u8], status: &[u8], length: u64, seconds: Option<f64>) -> Vec<u8> {
     let mut line = Vec::with_capacity(96 + request_line.len());
@@ -97,7 +111,7 @@ pub fn line(client: &[u8], request_line: &[u8], status: &[u8], length: u64, seco
     line.extend_from_slice(b" - - [");
     append_local_time(&mut line, now() as i64);
     line.extend_from_slice(b"] \"");
-    line.extend_from_slice(request_line);
+    append_without_controls(&mut line, request_line);
     line.extend_from_slice(b"\" ");
     line.extend_from_slice(status);
     // Writing to a vector can't fail.
