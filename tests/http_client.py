@@ -66,6 +66,14 @@ def connect_by_tls(server):
     return context.wrap_socket(socket.create_connection(server.address, timeout=30))
 
 
+class TLSClient(Client):
+    """A `Client` by TLS, whatever the server's certificate."""
+
+    def __init__(self, server):
+        self.sock = connect_by_tls(server)
+        self.file = self.sock.makefile("rb")
+
+
 def until_connected(server, count):
     """Wait until the server has so many connections."""
     while len(server._service) < count:

@@ -3,17 +3,19 @@ import _socket
 import copy
 import errno
 import io
+import itertools
 import logging
 import pickle
 import re
 import sys
+import wsgiref.validate
 
 import gevent
 import gevent.event
 import pytest
 from gevent import socket
 from gevent.pywsgi import Environ, LoggingLogAdapter, SecureEnviron, WSGIHandler, WSGISecureEnviron, WSGIServer
-from http_client import Client, hello
+from http_client import Client, TLSClient, hello
 
 
 @pytest.fixture
@@ -245,3 +247,81 @@ def test_pool_bounds_how_many_are_served_at_once(serve):
     go.set()
     gevent.joinall(asking, timeout=30, raise_error=True)
     assert all(job.value.endswith(b"hello") for job in asking) and max(most) == 2
+
+
+# -- PEP 3333, by the standard library's validator ------------------------------------------------------------------
+
+
+def validated(file):
+    """Return an application of many kinds of answers, between which and the server stands `wsgiref.validate`."""
+    def application(environ, start_response):
+        body, path = environ["wsgi.input"], environ["PATH_INFO"]
+        headers = [("Content-Type", "text/plain")]
+        if path == "/read":
+            data = body.read(1000)
+            start_response("200 OK", [*headers, ("Content-Length", str(len(data)))])
+            return [data]
+        if path == "/line":
+            start_response("200 OK", headers)
+            return [body.readline(), b"|", body.readline(3), b"|", body.read(2)]
+        if path == "/lines":
+            start_response("200 OK", headers)
+            return body.readlines()
+        if path == "/iterates":
+            start_response("200 OK", headers)
+            return list(body)
+        if path == "/generator":
+            start_response("200 OK", headers)
+            return (part for part in (b"a", b"", b"bc"))
+        if path == "/writes":
+            write = start_response("200 OK", headers)
+            write(b"one")
+            write(b"two")
+            return [b"three"]
+        if path == "/replaced":
+            start_response("200 OK", headers)
+            try:
+                raise ValueError
+            except ValueError:
+                start_response("503 Busy", headers, sys.exc_info())
+            return [b"busy"]
+        if path == "/file":
+            start_response("200 OK", headers)
+            return environ["wsgi.file_wrapper"](open(file, "rb"))   # noqa: SIM115: the server closes it
+        environ["wsgi.errors"].writelines(["said ", "aloud\n"])
+        environ["wsgi.errors"].flush()
+        start_response({"/304": "304 Not Modified", "/204": "204 No Content"}[path], [])
+        return []
+
+    return wsgiref.validate.validator(application)
+
+
+@pytest.mark.ours_only("gevent answers HEAD with a body")
+@pytest.mark.filterwarnings("error::wsgiref.validate.WSGIWarning")
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_validator_has_nothing_to_say(serve, errors, certificate, tmp_path, version, is_tls):
+    file = tmp_path / "file"
+    file.write_bytes(b"f" * 100_000)
+    server = serve(validated(file), **certificate if is_tls else {})
+    whole = b"ab\ncdefg\nhij"
+    answers = {
+        b"/read": whole, b"/line": b"ab\n|cde|fg", b"/lines": whole, b"/iterates": whole, b"/generator": b"abc",
+        b"/writes": b"onetwothree", b"/replaced": b"busy", b"/file": b"f" * 100_000, b"/204": b"", b"/304": b"",
+    }
+    bodies = {b"GET": [b"\r\n"], b"HEAD": [b"\r\n"], b"POST": [b"Content-Length: 12\r\n\r\n" + whole]}
+    if version == b"1.1":
+        bodies[b"POST"].append(b"Transfer-Encoding: chunked\r\n\r\n5\r\nab\ncd\r\n7\r\nefg\nhij\r\n0\r\n\r\n")
+    for method, path in itertools.product(bodies, answers):
+        for body in bodies[method]:
+            with (TLSClient if is_tls else Client)(server) as client:
+                line = b"%s %s?a=%%E9 HTTP/%s" % (method, path, version)
+                client.send(line + b"\r\nHost: t\r\nConnection: close\r\n" + body)
+                status, _, answer = client.answer(head_only=method == b"HEAD" or path in (b"/204", b"/304"))
+                assert status == {b"/replaced": 503, b"/204": 204, b"/304": 304}.get(path, 200)
+                if method == b"POST":
+                    assert answer == answers[path]
+                assert client.at_end()
+    assert errors.getvalue() == ""
+    said = server.error_log.getvalue()
+    assert said and said.replace("said aloud\n", "") == ""

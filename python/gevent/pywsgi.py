@@ -158,7 +158,7 @@ class WSGIHandler(_NativeHandler):
         get_hub().handle_error(context, t, v, tb)
 
     def _send_error_response_if_possible(self, error_code: int) -> None:
-        if self.response_length or self.connection_upgraded:
+        if self.headers_sent or self.response_length or self.connection_upgraded:
             self.close_connection = True
             return
         status, headers, body = _ERRORS.get(error_code, _ERRORS[400])
@@ -609,6 +609,9 @@ class WSGIServer(StreamServer):
 
     def _accept_rest(self) -> None:
         # Whom the system has connected already would see the connection reset, and may have sent a request.
+        if self.socket.fileno() < 0:
+            # Somebody has closed it.
+            return
         waiting = _poll()
         waiting.register(self.socket, 1)
         for _ in range(self.backlog):

@@ -64,6 +64,37 @@ fn limit_of(size: Option<isize>) -> Option<usize> {
     size.and_then(|size| usize::try_from(size).ok())
 }
 
+/// A connection below its buffer.
+#[pyclass(module = "gevent.pywsgi", frozen)]
+struct RawReader {
+    socket: Py<PyAny>,
+}
+
+#[pymethods]
+impl RawReader {
+    /// The connection's socket.
+    #[getter]
+    fn _sock(&self, py: Python<'_>) -> Py<PyAny> {
+        self.socket.clone_ref(py)
+    }
+
+    /// readinto(buffer) -> int
+    ///
+    /// Receives into a writable buffer, past what was read ahead; returns the number of bytes. Switches.
+    fn readinto<'py>(&self, py: Python<'py>, buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.socket.bind(py).call_method1(intern!(py, "recv_into"), (buffer,))
+    }
+
+    /// The socket's descriptor.
+    fn fileno<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.socket.bind(py).call_method0(intern!(py, "fileno"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.socket)
+    }
+}
+
 #[pymethods]
 impl Connection {
     /// read(size=-1) -> bytes
@@ -165,6 +196,17 @@ impl Connection {
 
     /// Does nothing.
     fn flush(&self) {}
+
+    /// What is below this file, as in a file of `socket.makefile()`: it has the connection's socket as `_sock`. Programs
+    /// that take the connection over look for it there.
+    #[getter]
+    fn raw<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let file = self.inner.file.borrow().as_ref().map(|file| file.clone_ref(py));
+        if let Some(file) = file {
+            return file.bind(py).getattr(intern!(py, "raw"));
+        }
+        Ok(Bound::new(py, RawReader { socket: self.socket(py)?.unbind() })?.into_any())
+    }
 
     /// The socket's descriptor.
     fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {

@@ -401,8 +401,11 @@ impl Handler {
 
     #[setter]
     fn set_client_address(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) {
-        slf.get().inner.peer.set(None);
-        slf.get().inner.client_address.set(some(value));
+        let inner = &*slf.get().inner;
+        inner.peer.set(None);
+        inner.client_address.set(some(value));
+        let known = inner.remote.take();
+        drop(known);
     }
 
     #[getter]

@@ -38,6 +38,7 @@ use pyo3::types::{PyBytes, PyString};
 
 use crate::gil::Gil;
 use crate::pywsgi::connection::Connection;
+use crate::pywsgi::environ;
 use crate::pywsgi::service::{Seat, Service};
 use crate::pywsgi::stock::{Overrides, Step};
 use crate::pywsgi::text;
@@ -293,6 +294,21 @@ impl Handler {
             200..=299 => self.with_method(py, |method| method == b"CONNECT"),
             _ => false,
         }
+    }
+
+    /// Whether the application may have answered on the socket itself, in a protocol of its own: the request asked for an
+    /// upgrade or a tunnel.
+    fn may_be_taken_over(&self, py: Python<'_>) -> bool {
+        self.with_method(py, |method| method == b"CONNECT")
+            || self.of_head(py, |head, _| environ::asks_for_upgrade(head)).unwrap_or(false)
+    }
+
+    /// Whether the application has answered on the socket itself, and closed it.
+    fn was_taken_over(&self, py: Python<'_>) -> bool {
+        self.may_be_taken_over(py)
+            && self.inner.socket.get(py).is_some_and(|socket| {
+                socket.call_method0(intern!(py, "fileno")).and_then(|number| number.lt(0)).unwrap_or(false)
+            })
     }
 
     fn with_method(&self, py: Python<'_>, judge: impl FnOnce(&[u8]) -> bool) -> bool {

@@ -126,6 +126,10 @@ fn report(slf: This<'_, '_>, error: PyErr) -> PyResult<()> {
         }
         if error.is_instance_of::<PyOSError>(py) {
             let number = error.value(py).getattr(intern!(py, "errno"))?;
+            if number.eq(libc::EBADF)? && slf.get().was_taken_over(py) {
+                inner.close_connection.set(true);
+                return Ok(());
+            }
             if slf.getattr(intern!(py, "ignored_socket_errors"))?.contains(number)? {
                 inner.close_connection.set(true);
                 return Ok(());
@@ -217,6 +221,9 @@ pub(super) fn process_result(slf: This<'_, '_>) -> PyResult<()> {
 fn answer_for_application(slf: This<'_, '_>) -> PyResult<()> {
     let py = slf.py();
     slf.get().inner.close_connection.set(true);
+    if slf.get().may_be_taken_over(py) {
+        return Ok(());
+    }
     slf.call_method1(intern!(py, "log_error"), ("The application did not call start_response()",))?;
     slf.call_method1(intern!(py, "_send_error_response_if_possible"), (500,)).map(|_| ())
 }
