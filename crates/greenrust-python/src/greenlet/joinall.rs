@@ -9,7 +9,8 @@ use greenrust::hub::{WaitingFor, Wake};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::{Joiner, Link, PyGeventGreenlet, deadline};
+use super::links::{Joiner, Link};
+use super::{PyGeventGreenlet, deadline};
 use crate::arguments::Real;
 use crate::host;
 

@@ -7,7 +7,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
 
-use super::{TRACK_TREE, hub_object, schedule, tree_locals_for_child};
+use super::hub_object;
+use super::spawning::{TRACK_TREE, schedule, tree_locals_for_child};
 use crate::exceptions;
 use crate::host;
 use crate::hub as py_hub;
