@@ -370,6 +370,49 @@ def test_client_that_goes_away_in_its_handshake_is_not_worth_a_word(serve, certi
     assert errors.getvalue() == server.error_log.getvalue() == ""
 
 
+def test_client_that_goes_away_within_an_answer_over_tls_is_not_worth_a_word(serve, certificate, errors):
+    ended = Event()
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            ended.set()
+
+    server = serve(application, **certificate)
+    with connect_by_tls(server) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert ended.wait(30)
+    while len(server._service):
+        gevent.sleep(0.01)
+    assert errors.getvalue() == server.error_log.getvalue() == ""
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_connection_that_fails_before_anything_is_sent_is_given_up_at_once(serve, certificate, errors, is_tls):
+    gone, go = Event(), Event()
+
+    def application(environ, start_response):
+        gone.set()
+        go.wait()
+        start_response("200 OK", [("Content-Length", "1000000")])
+        return [b"x" * 1_000_000]
+
+    server = serve(application, **(certificate if is_tls else {}))
+    with connect_by_tls(server) if is_tls else socket.create_connection(server.address, timeout=30) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert gone.wait(30)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    go.set()
+    while len(server._service):
+        gevent.sleep(0.01)
+    assert errors.getvalue() == server.error_log.getvalue() == ""
+
+
 def test_certificate_that_is_missing_is_told_loudly(serve, errors):
     with Client(serve(hello, certfile="nowhere.pem")) as client:
         assert client.at_end()

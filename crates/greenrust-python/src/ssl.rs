@@ -33,6 +33,12 @@ fn wanted(py: Python<'_>, error: &PyErr) -> Option<Direction> {
     }
 }
 
+/// Whether TLS itself failed: the peer broke off, or sent what it must not.
+pub fn is_failure(py: Python<'_>, error: &PyErr) -> bool {
+    static ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    ERROR.import(py, "_ssl", "SSLError").is_ok_and(|class| error.is_instance(py, class))
+}
+
 fn socket_of(object: &Bound<'_, PyAny>) -> PyResult<Socket> {
     Socket::from_object(object).ok_or_else(|| PyTypeError::new_err("a gevent socket is required"))
 }

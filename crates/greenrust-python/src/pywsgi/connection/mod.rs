@@ -81,6 +81,8 @@ struct Inner {
     has_left_http: Cell<bool>,
     /// The peer took nothing for so long that what it was sent is given up.
     is_stalled: Cell<bool>,
+    /// Where an error's number does not say so: a write of TLS failed.
+    has_lost_peer: Cell<bool>,
     reads: Cell<u32>,
     bounds: Bounds,
     /// The service of the server, and the connection's entry there.
@@ -146,6 +148,7 @@ impl Connection {
                 at_end: Cell::new(false),
                 has_left_http: Cell::new(false),
                 is_stalled: Cell::new(false),
+                has_lost_peer: Cell::new(false),
                 reads: Cell::new(0),
                 bounds,
                 place,

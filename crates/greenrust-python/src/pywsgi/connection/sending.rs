@@ -14,6 +14,7 @@ use super::{Connection, Transport, outcome, with_timeout};
 use crate::host;
 use crate::hub as py_hub;
 use crate::socket::{Deadline, Patience, Socket};
+use crate::ssl;
 
 /// What is read at once of bytes that nobody looks at.
 const SCRAP_BYTES: usize = 16384;
@@ -60,10 +61,10 @@ impl Connection {
             // TLS has no answer to how much of it went; this is the whole's time-out.
             let patience = self.write_patience();
             let sent = with_timeout(&socket, patience, || socket.call_method1(intern!(py, "sendall"), (data,)));
-            if let Err(error) = &sent
-                && error.is_instance_of::<PyTimeoutError>(py)
-            {
-                self.inner.is_stalled.set(true);
+            match &sent {
+                Err(error) if error.is_instance_of::<PyTimeoutError>(py) => self.inner.is_stalled.set(true),
+                Err(error) if ssl::is_failure(py, error) => self.inner.has_lost_peer.set(true),
+                _ => {}
             }
             return sent.map(|_| ());
         }
@@ -129,6 +130,11 @@ impl Connection {
 
     fn write_patience(&self) -> Patience {
         self.inner.bounds.write_timeout.map_or(Patience::Unlimited, Patience::For)
+    }
+
+    /// Whether TLS failed at a write, as it does when the peer is gone.
+    pub fn has_lost_peer(&self) -> bool {
+        self.inner.has_lost_peer.get()
     }
 
     /// Whether the peer took nothing for longer than a write may wait.

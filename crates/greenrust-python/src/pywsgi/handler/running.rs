@@ -12,6 +12,7 @@ use super::{Handler, This};
 use crate::pywsgi::input::{Input, Rest};
 use crate::pywsgi::stock::{self, Step};
 use crate::pywsgi::{access_log, text};
+use crate::ssl;
 
 /// Chunks of a result are joined up to this size, bytes.
 const JOINED_BYTES: usize = 65536;
@@ -119,8 +120,10 @@ fn report(slf: This<'_, '_>, error: PyErr) -> PyResult<()> {
             slf.call_method1(intern!(py, "_send_error_response_if_possible"), (status,))?;
             return Ok(());
         }
-        let is_stalled = slf.get().connection(py).is_some_and(|connection| connection.get().is_stalled());
-        if is_stalled && error.is_instance_of::<PyTimeoutError>(py) {
+        if let Some(connection) = slf.get().connection(py)
+            && ((connection.get().is_stalled() && error.is_instance_of::<PyTimeoutError>(py))
+                || (connection.get().has_lost_peer() && ssl::is_failure(py, &error)))
+        {
             inner.close_connection.set(true);
             return Ok(());
         }
