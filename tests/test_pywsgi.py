@@ -958,7 +958,10 @@ def test_application_that_never_starts_its_response_is_answered_by_500(serve, er
     assert errors.getvalue() == ""
 
 
-@pytest.mark.parametrize("spawn", ["default", 3, "pool", "spawn", "spawn_raw"])
+@pytest.mark.parametrize("spawn", [
+    "default", 3, "pool", "spawn", "spawn_raw",
+    pytest.param("raw", marks=pytest.mark.ours_only("gevent calls the word when somebody connects")),
+])
 def test_each_way_to_spawn_serves(serve, spawn):
     made = {"pool": Pool(3), "spawn": gevent.spawn, "spawn_raw": gevent.spawn_raw}.get(spawn, spawn)
     server = serve(hello, spawn=made)

@@ -1,5 +1,8 @@
 """`python -m gevent.pywsgi`: processes that share a port, are replaced, loaded anew and drained."""
+import concurrent.futures
 import contextlib
+import inspect
+import itertools
 import os
 import re
 import shutil
@@ -30,6 +33,7 @@ def application(environ, start_response):
         (HERE / "entered").touch()
         while not (HERE / "go").exists():
             time.sleep(0.01)
+    environ["wsgi.input"].read()
     start_response("200 OK", [])
     return [f"{{VERSION}} {{os.getpid()}} {{environ['wsgi.multiprocess']}}".encode()]
 
@@ -377,3 +381,84 @@ def test_serve_forever_returns_when_the_workers_have_ended():
         print("returned", server.closed)
     """)
     assert completed.stdout == "returned True\n"
+
+
+def test_flags_reach_the_server(tmp_path):
+    """Each of the command's flags, by what it changes for clients."""
+    flags = {
+        "--max-request-line": "60", "--max-header-bytes": "300", "--max-header-count": "4", "--max-body-bytes": "10",
+        "--header-timeout": "3", "--body-timeout": "3", "--keep-alive-timeout": "3", "--write-timeout": "30",
+        "--first-request-timeout": "0.5", "--max-connections": "50", "--backlog": "7", "--server-header": "mine/1",
+        "--trusted-proxies": "10.0.0.1,127.0.0.0/8", "--log": "%h %{X-A}i %s", "--stop-timeout": "20",
+    }
+    arguments = [*itertools.chain(*flags.items()), "--proxy-protocol", "--reuse-port", "--workers", "1"]
+    tunnel = b"PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n"
+    ordinary = b"GET / HTTP/1.1\r\nHost: t\r\n"
+    with Command(tmp_path, *arguments) as command:
+
+        def answer(request, header=tunnel):
+            """Return (status, head) of the last answer of a connection."""
+            with command.connect() as sock, sock.makefile("rb") as file:
+                sock.sendall(header + request)
+                head = file.read().rpartition(b"HTTP/1.1 ")[2]
+            return int(head[:3]), head
+
+        def refuses():
+            assert command.process.poll() is None, command.output.read_text()
+            try:
+                return answer(ordinary + b"Connection: close\r\n\r\n")
+            except ConnectionRefusedError:
+                return None
+
+        status, head = until(refuses, "answer")
+        assert status == 200 and b"\r\nServer: mine/1\r\n" in head
+        # Another server of the address may share the port.
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.bind(("127.0.0.1", command.port))
+        assert answer(b"GET /%s HTTP/1.1\r\nHost: t\r\n\r\n" % (b"x" * 60))[0] == 414
+        assert answer(ordinary + b"A: %s\r\n\r\n" % (b"x" * 300))[0] == 431
+        assert answer(ordinary + b"A: b\r\n" * 4 + b"\r\n")[0] == 431
+        assert answer(ordinary + b"Content-Length: 11\r\n\r\n" + b"x" * 11)[0] == 413
+        # Without its first line no connection begins.
+        with command.connect() as sock, pytest.raises(ConnectionResetError):
+            sock.sendall(ordinary + b"\r\n")
+            assert sock.recv(1) == b""
+            raise ConnectionResetError
+        # A head and a body that don't end, and a connection that is idle: at the same time, since each waits.
+        with concurrent.futures.ThreadPoolExecutor(3) as executor:
+            waiting = [ordinary, ordinary + b"Content-Length: 5\r\n\r\n1", ordinary + b"\r\n"]
+            assert [status for status, _ in executor.map(answer, waiting)] == [408, 408, 200]
+        # The peer that the first line names is no trusted proxy, this one is.
+        for peer, client in (("192.0.2.7", "192.0.2.7"), ("127.0.0.5", "192.0.2.9")):
+            header = f"PROXY TCP4 {peer} 192.0.2.8 1 2\r\n".encode()
+            request = ordinary + b"X-Forwarded-For: 192.0.2.9\r\nX-A: b\r\nConnection: close\r\n\r\n"
+            assert answer(request, header)[0] == 200
+            until(lambda client=client: f"{client} b 200\n" in command.output.read_text(), "log")
+        command.process.send_signal(signal.SIGTERM)
+        assert command.process.wait(30) == 0
+
+
+def test_documentation_and_help_tell_the_defaults():
+    from gevent import pywsgi
+    from gevent._pywsgi_command import _parser
+
+    parameters = inspect.signature(pywsgi.WSGIServer).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()
+                if parameter.kind is parameter.KEYWORD_ONLY}
+    defaults["max_request_line"] = pywsgi.MAX_REQUEST_LINE
+    unlike = {"max_header_bytes": 65536, "max_header_count": 100}   # None there
+    pages = {"the docstring": pywsgi.WSGIServer.__doc__}
+    guide = Path(__file__).resolve().parent.parent / "docs" / "pywsgi.md"
+    if guide.exists():
+        pages["the guide"] = guide.read_text()
+    for name, default in (defaults | unlike).items():
+        for page in pages.values():
+            assert re.search(rf"[*`]{name}[*`=]|{name}=", page), name
+        told = rf"\*{name}\*[^:;]*\(({re.escape(str(default))}|none|the process)[^)]*\)"
+        assert re.search(told, pages["the docstring"]), name
+    flags = {action.dest: action for action in _parser()._actions}
+    assert set(defaults) - set(flags) == {"require_host", "log_format"}, "--log is the flag of the latter"
+    for name, default in (defaults | unlike).items():
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            assert f"({default})" in flags[name].help, name

@@ -3,6 +3,7 @@ import errno
 import gc
 import linecache
 import os
+import re
 import shutil
 import socket as native
 import time
@@ -367,3 +368,10 @@ def test_error_is_reported_without_its_source_where_that_cannot_be_read(errors, 
     report = errors.getvalue()
     assert "no descriptor to accept" in report and ", in do_read" in report and "failed with OSError" in report
     assert "no descriptor to read" not in report
+
+
+@pytest.mark.ours_only("gevent finds it out when somebody connects")
+@pytest.mark.parametrize("spawn", ["nonsense", 2.5, b"raw"])
+def test_what_spawns_nothing_is_refused(spawn):
+    with pytest.raises(TypeError, match=f"^spawn must be .*{re.escape(repr(spawn))}"):
+        StreamServer(("127.0.0.1", 0), lambda sock, address: None, spawn=spawn)

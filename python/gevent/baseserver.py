@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self
 
-from gevent._greenrust import Event, Greenlet, get_hub
+from gevent._greenrust import Event, Greenlet, get_hub, spawn_raw
 from gevent.pool import Pool
 
 __all__ = ["BaseServer"]
@@ -23,8 +23,8 @@ class BaseServer:
 
     *listener* is an address (a pair, "host:port", ":port", a port) or a bound socket. *spawn* says how a handler is
     run: "default" in a `Greenlet`, an int or a Pool in a pool of that size, whose being full stops accepting, another
-    callable in what that makes, None in the hub (where it must not block). The client's socket is closed when the
-    handler returns. A context manager that stops the server when it is left.
+    callable in what that makes, "raw" by `gevent.spawn_raw`, None in the hub (where it must not block). The client's
+    socket is closed when the handler returns. A context manager that stops the server when it is left.
     """
 
     #: Seconds to pause after an error of accepting; doubled with each up to `max_delay`. Negative: no pause.
@@ -89,8 +89,13 @@ class BaseServer:
         elif isinstance(spawn, int):
             self.pool = Pool(spawn)
             self._spawn = self.pool.spawn
-        else:
+        elif isinstance(spawn, str) and spawn == "raw":
+            self._spawn = spawn_raw
+        elif spawn is None or callable(spawn):
             self._spawn = spawn
+        else:
+            raise TypeError("spawn must be 'default', 'raw', a pool, an integer, a callable or None, "
+                            f"not {type(spawn).__name__}: {spawn!r}")
         if hasattr(self.pool, "full"):
             self.full = self.pool.full
         if self.pool is not None:
