@@ -596,6 +596,33 @@ def test_an_application_that_raises_closes_with_1011(serve, errors):
     assert "broken on purpose" in errors.getvalue() + server.error_log.getvalue()
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_application_that_talks_to_a_client_that_is_gone_is_not_worth_a_word(serve, errors, closes):
+    ended = Event()
+
+    def function(ws):
+        if closes:
+            ws.close()
+        else:
+            assert ws.receive() is None
+        try:
+            ws.send("too late")
+        finally:
+            ended.set()
+
+    server = serve(application(function))
+    with Client(server) as client:
+        if not closes:
+            client.protocol.send_close(1000)
+            client.flush()
+        assert client.finish() == 1000
+        assert ended.wait(10)
+    while len(server._service):
+        gevent.sleep(0.01)
+    # Who has closed, and sends, is told.
+    assert ("the WebSocket is closed" in errors.getvalue()) == closes
+
+
 def test_code_and_reason_of_the_peer_are_told(serve):
     ended = Event()
     seen = []

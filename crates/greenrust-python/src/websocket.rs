@@ -75,6 +75,8 @@ struct Inner {
     /// Held by who sends: a message goes out whole, and in the order in which it was compressed.
     sending: Semaphore,
     is_receiving: Cell<bool>,
+    /// The application has called `close`.
+    was_told_to_close: Cell<bool>,
     close_code: Cell<Option<u16>>,
     close_reason: RefCell<String>,
     subprotocol: RefCell<Option<String>>,
@@ -148,6 +150,7 @@ impl WebSocket {
             state: RefCell::new(State::Offered(handshake)),
             sending: Semaphore::new(1),
             is_receiving: Cell::new(false),
+            was_told_to_close: Cell::new(false),
             close_code: Cell::new(None),
             close_reason: RefCell::new(String::new()),
             subprotocol: RefCell::new(None),
@@ -163,6 +166,11 @@ impl WebSocket {
     /// Whether the handshake was answered, so that no ordinary response may follow.
     pub fn was_accepted(&self) -> bool {
         !matches!(*self.inner.state.borrow(), State::Offered(_)) && self.inner.handler.borrow().is_some()
+    }
+
+    /// Whether it has closed without the application's doing.
+    pub fn has_lost_peer(&self) -> bool {
+        self.closed() && !self.inner.was_told_to_close.get()
     }
 
     /// Ends what the application left open: `failed` with its exception, or None. Switches, unless it was killed.
@@ -575,6 +583,7 @@ impl WebSocket {
         if !is_open {
             return Ok(());
         }
+        inner.was_told_to_close.set(true);
         self.send_by(py, |protocol, output| protocol.close(code, reason, output).map(|()| true))?;
         // Who is receiving gets the peer's answer.
         if inner.is_receiving.get() {

@@ -9,6 +9,7 @@ use pyo3::{ffi, intern};
 use super::logging::log_step;
 use super::writing::{append_header, send_failed, send_step, write, write_data, write_step};
 use super::{Handler, This};
+use crate::exceptions::WebSocketError;
 use crate::pywsgi::input::{Input, Rest};
 use crate::pywsgi::stock::{self, Step};
 use crate::pywsgi::{access_log, text};
@@ -29,6 +30,12 @@ pub(super) fn while_handled<R>(py: Python<'_>, error: &PyErr, function: impl FnO
     // SAFETY: as above; null stands for no exception.
     unsafe { ffi::PyErr_SetHandledException(before.as_ref().map_or(ffi::Py_None(), |error| error.as_ptr())) };
     result
+}
+
+/// Whether the application ended since it had something to say, and its client had gone.
+fn is_for_want_of_a_client(this: &Handler, py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<WebSocketError>(py)
+        && this.inner.websocket.borrow().as_ref().is_some_and(|websocket| websocket.get().has_lost_peer())
 }
 
 /// Ends the request's WebSocket, if it has one that was accepted. Switches.
@@ -64,8 +71,9 @@ pub(super) fn handle_one_response(slf: This<'_, '_>) -> PyResult<()> {
         run_application(slf)
     };
     if inner.websocket.borrow().is_some() {
+        let has_lost_client = outcome.as_ref().is_err_and(|error| is_for_want_of_a_client(this, py, error));
         let ended = end_websocket(slf, outcome.as_ref().err());
-        outcome = outcome.and(ended);
+        outcome = if has_lost_client { ended } else { outcome.and(ended) };
         let websocket = inner.websocket.take();
         drop(websocket);
     }
