@@ -1,6 +1,7 @@
 """A client that shows every byte of an HTTP/1.1 connection, and the smallest application to talk to."""
 import gevent
 from gevent import socket, ssl
+from gevent.event import Event
 
 
 def hello(environ, start_response):
@@ -74,10 +75,29 @@ class TLSClient(Client):
         self.file = self.sock.makefile("rb")
 
 
+class WaitingApplication:
+    """Answers as `hello`, at "/slow" only after `go` is set; `entered` is set once it is asked for that."""
+
+    def __init__(self):
+        self.entered, self.go = Event(), Event()
+
+    def __call__(self, environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            self.entered.set()
+            self.go.wait()
+        return hello(environ, start_response)
+
+
+def until(condition):
+    """Wait until the function returns true; fail after 30 seconds."""
+    with gevent.Timeout(30):
+        while not condition():
+            gevent.sleep(0.01)
+
+
 def until_connected(server, count):
     """Wait until the server has so many connections."""
-    while len(server._service) < count:
-        gevent.sleep(0.01)
+    until(lambda: len(server._service) >= count)
     # Their greenlets run.
     gevent.sleep(0)
 
@@ -87,6 +107,5 @@ def serve_dozing(serve, application, **options):
     server = serve(application, **options)
     client = Client(server)
     assert client.get()[0] == 200
-    while server._service.dozing == 0:
-        gevent.sleep(0.05)
+    until(lambda: server._service.dozing)
     return server, client

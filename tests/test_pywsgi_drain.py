@@ -4,34 +4,26 @@ import _socket
 import gevent
 import pytest
 from gevent import socket, ssl
-from gevent.event import Event
 from gevent.pywsgi import WSGIHandler, WSGIServer
-from http_client import Client, connect_by_tls, hello, serve_dozing, until_connected
+from http_client import Client, WaitingApplication, connect_by_tls, hello, serve_dozing, until, until_connected
 
 pytestmark = pytest.mark.ours_only("the real server's stop() resets connections without an answer, or waits for a pool")
 
 
 @pytest.mark.parametrize("spawn", ["default", 10])
 def test_stop_answers_what_is_in_work_and_closes_the_idle(serve, spawn):
-    entered, go = Event(), Event()
-
-    def application(environ, start_response):
-        if environ["PATH_INFO"] == "/slow":
-            entered.set()
-            go.wait()
-        return hello(environ, start_response)
-
+    application = WaitingApplication()
     server = serve(application, spawn=spawn)
     with Client(server) as slow, Client(server) as idle:
         assert idle.get()[0] == 200
         slow.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert entered.wait(5)
+        assert application.entered.wait(5)
         stopping = gevent.spawn(server.stop, timeout=30)
         assert idle.at_end()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", slow.sock.getpeername()[1]))
         assert not stopping.ready()
-        go.set()
+        application.go.set()
         status, headers, body = slow.answer()
         assert (status, headers["connection"], body) == (200, "close", b"hello")
         assert slow.at_end()
@@ -47,19 +39,13 @@ def test_stop_closes_dozing_connections_at_once(serve):
 
 
 def test_stop_gives_up_after_its_timeout(serve):
-    entered, go = Event(), Event()
-
-    def application(environ, start_response):
-        entered.set()
-        go.wait()
-        return hello(environ, start_response)
-
+    application = WaitingApplication()
     server = serve(application)
     with Client(server) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert entered.wait(5)
+        client.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert application.entered.wait(5)
         server.stop(timeout=0.05)
-        go.set()
+        application.go.set()
         assert client.answer()[0] == 200
 
 
@@ -123,8 +109,7 @@ class LineReader(WSGIHandler):
 def begin_to_stop(server, **options):
     """Stop the server in a greenlet, and return that when idle connections are closed."""
     stopping = gevent.spawn(server.stop, **options)
-    while not server._service.draining:
-        gevent.sleep(0.01)
+    until(lambda: server._service.draining)
     # Longer than busy connections may still bring a request.
     gevent.sleep(0.2)
     assert not stopping.ready()
@@ -153,8 +138,7 @@ def test_client_that_is_connected_when_the_server_stops_is_answered(serve, befor
 def test_client_that_has_been_silent_for_long_is_answered(serve):
     server = serve(hello)
     with Client(server) as client:
-        while server._service.dozing == 0:
-            gevent.sleep(0.05)
+        until(lambda: server._service.dozing)
         gevent.sleep(1.1)
         stopping = begin_to_stop(server, timeout=30)
         client.send(REQUEST)

@@ -7,7 +7,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
-from http_client import Client, connect_by_tls, hello, serve_dozing, until_connected
+from http_client import Client, WaitingApplication, connect_by_tls, hello, serve_dozing, until, until_connected
 from implementation import run_script
 
 pytestmark = pytest.mark.ours_only("the real gevent has no limits but that of the request line, and no time-outs")
@@ -206,8 +206,7 @@ def test_dozing_connection_that_the_client_closes_is_forgotten(serve):
     server, client = serve_dozing(serve, hello)
     with client:
         pass
-    while len(server._service):
-        gevent.sleep(0.01)
+    until(lambda: not len(server._service))
 
 
 def test_pool_keeps_the_greenlet_of_an_idle_connection(serve):
@@ -233,22 +232,15 @@ def test_connection_that_waits_longest_is_closed_for_a_new_one(serve):
 
 
 def test_connections_with_a_request_in_work_are_not_closed_for_new_ones(serve):
-    entered, go = Event(), Event()
-
-    def application(environ, start_response):
-        if environ["PATH_INFO"] == "/slow":
-            entered.set()
-            go.wait()
-        return hello(environ, start_response)
-
+    application = WaitingApplication()
     server = serve(application, max_connections=1)
     with Client(server) as slow, Client(server) as other:
         slow.send(b"GET /slow HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert entered.wait(5)
+        assert application.entered.wait(5)
         other.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         # Time for many chances to be wrong.
         gevent.sleep(0.6)
-        go.set()
+        application.go.set()
         assert slow.answer()[0] == 200
         assert other.answer()[0] == 200
 
@@ -349,8 +341,7 @@ def test_handshake_that_is_none_costs_the_log_one_line(serve, certificate, error
             pass
         address = client.sock.getsockname()
     until_connected(server, 0)
-    while len(server._service):
-        gevent.sleep(0.01)
+    until(lambda: not len(server._service))
     line, = server.error_log.getvalue().splitlines()
     assert str(address) in line and "handshake failed" in line
     assert errors.getvalue() == ""
@@ -365,8 +356,7 @@ def test_client_that_goes_away_in_its_handshake_is_not_worth_a_word(serve, certi
         until_connected(server, 1)
         if resets:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    while len(server._service):
-        gevent.sleep(0.01)
+    until(lambda: not len(server._service))
     assert errors.getvalue() == server.error_log.getvalue() == ""
 
 
@@ -387,8 +377,7 @@ def test_client_that_goes_away_within_an_answer_over_tls_is_not_worth_a_word(ser
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert ended.wait(30)
-    while len(server._service):
-        gevent.sleep(0.01)
+    until(lambda: not len(server._service))
     assert errors.getvalue() == server.error_log.getvalue() == ""
 
 
@@ -408,8 +397,7 @@ def test_connection_that_fails_before_anything_is_sent_is_given_up_at_once(serve
         assert gone.wait(30)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     go.set()
-    while len(server._service):
-        gevent.sleep(0.01)
+    until(lambda: not len(server._service))
     assert errors.getvalue() == server.error_log.getvalue() == ""
 
 
