@@ -180,3 +180,73 @@ def test_flask_socketio_in_a_worker_of_gunicorn(tmp_path):
             assert [job.value for job in jobs] == [(word.upper(), everything) for word in everything]
         """, port)
     assert process.returncode == 0
+
+
+# What Flask-SocketIO and Flask-Sock use where gevent-websocket is not installed: it takes the socket from `wsgi.input`.
+SIMPLE = """
+    from gevent import monkey; monkey.patch_all()
+    import sys, threading
+    for name in ("geventwebsocket", "geventwebsocket.handler"):
+        sys.modules[name] = None   # not installed
+    import simple_websocket
+    from flask import Flask
+    from flask_socketio import SocketIO
+    application = Flask(__name__)
+    chat = SocketIO(application, async_mode="gevent")
+    barrier = threading.Barrier(6)
+
+    @chat.on("meet")
+    def meet(word):
+        barrier.wait(30)
+        return word.upper()
+
+    def with_echo(environ, start_response, rest=application.wsgi_app):
+        if environ["PATH_INFO"] != "/echo":
+            return rest(environ, start_response)
+        connection = simple_websocket.Server.accept(environ)
+        try:
+            while True:
+                connection.send(connection.receive())
+        except simple_websocket.ConnectionClosed:
+            return []
+
+    application.wsgi_app = with_echo
+    chat.run(application, host="127.0.0.1", port=int(sys.argv[1]),
+             **dict(zip(("certfile", "keyfile"), sys.argv[2:])))
+"""
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_simple_websocket_finds_the_connection(tmp_path, certificate, is_tls):
+    program = tmp_path / "chat.py"
+    program.write_text(textwrap.dedent(SIMPLE), encoding="utf-8")
+    port = services.free_port()
+    paths = [certificate["certfile"], certificate["keyfile"]] if is_tls else []
+    with services.start([sys.executable, str(program), str(port), *paths], lambda: accepts(port), patience=40):
+        run_script("""
+            from gevent import monkey; monkey.patch_all()
+            import gevent, requests, socketio, ssl, websocket
+            port, certificate = sys.argv[1], (*sys.argv[2:], None)[0]
+            secure = "s" if certificate else ""
+
+            def talk(transport, word):
+                session = requests.Session()
+                session.verify, session.trust_env = certificate or True, False
+                client = socketio.Client(http_session=session)
+                client.connect(f"http{secure}://127.0.0.1:{port}", transports=[transport], wait_timeout=30)
+                try:
+                    assert client.transport() == transport
+                    return client.call("meet", word, timeout=40)
+                finally:
+                    client.disconnect()
+
+            jobs = [gevent.spawn(talk, transport, word) for transport in ("polling", "websocket") for word in "abc"]
+            gevent.joinall(jobs, raise_error=True)
+            assert [job.value for job in jobs] == ["A", "B", "C"] * 2
+            connection = websocket.create_connection(
+                f"ws{secure}://127.0.0.1:{port}/echo", timeout=40, sslopt={"ca_certs": certificate})
+            for message in ("word", "x" * 100_000):
+                connection.send(message)
+                assert connection.recv() == message
+            connection.close()
+        """, port, *paths[:1])
