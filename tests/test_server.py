@@ -375,3 +375,55 @@ def test_error_is_reported_without_its_source_where_that_cannot_be_read(errors, 
 def test_what_spawns_nothing_is_refused(spawn):
     with pytest.raises(TypeError, match=f"^spawn must be .*{re.escape(repr(spawn))}"):
         StreamServer(("127.0.0.1", 0), lambda sock, address: None, spawn=spawn)
+
+
+@pytest.mark.ours_only("gevent closes it at once")
+@pytest.mark.parametrize("ends_by", ["handshake", "client", "time", "stop"])
+def test_listener_has_its_name_for_handlers_whose_handshake_is_being_made(certificate, errors, ends_by):
+    """gunicorn's handlers ask the socket that they gave to the server for its address, also while a worker ends."""
+    def handle(sock, address):
+        names.append(listener.getsockname())
+
+    names = []
+    listener = StreamServer.get_listener(("127.0.0.1", 0))
+    name = listener.getsockname()
+    server = StreamServer(listener, handle, spawn=Pool(5), **certificate)
+    server.start()
+    with socket.create_connection(name, timeout=30) as client:
+        while not server._handshakes:
+            gevent.sleep(0.001)
+        server.close()
+        assert server.closed and listener.fileno() >= 0
+        if ends_by == "handshake":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            with context.wrap_socket(client) as tls:
+                assert tls.recv(1) == b""
+            assert names == [name]
+        elif ends_by == "client":
+            client.close()
+        elif ends_by == "stop":
+            server.stop(timeout=0)
+        while listener.fileno() >= 0:
+            gevent.sleep(0.001)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(name)
+    server.stop(timeout=0)
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_closed_server_refuses_who_comes_while_a_handler_works(is_given):
+    address = ("127.0.0.1", 0)
+    listener = StreamServer.get_listener(address, family=socket.AF_INET) if is_given else None
+    server = StreamServer(listener or address, echo, spawn=Pool(5))
+    server.start()
+    address = server.address
+    with socket.create_connection(address, timeout=30) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        server.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        client.sendall(b"y")
+        assert client.recv(1) == b"y"
+    server.stop(timeout=1)

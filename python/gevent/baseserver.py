@@ -277,7 +277,10 @@ class BaseServer:
             if self.pool is not None:
                 self.pool._semaphore.unlink(self._start_accepting_if_started)
             if listener is not None:
-                listener.close()
+                self._close_listener(listener)
+
+    def _close_listener(self, listener: Any) -> None:
+        listener.close()
 
     def stop(self, timeout: float | None = None) -> None:
         """Close, and wait for the handlers in the pool for *timeout* seconds (`stop_timeout`); then kill them.

@@ -55,8 +55,14 @@ class StreamServer(BaseServer):
     #: The option SO_REUSEADDR of the listening socket; None leaves it as it is.
     reuse_addr: int | None = 1
 
+    # How many handshakes are being made, and the listener that is to be closed when they are, with the time it has.
+    _handshakes = 0
+    _late_listener: Any = None
+    _late_timer: Any = None
+
     def __init__(self, listener: Any, handle: Callable[..., Any] | None = None, backlog: int | None = None,
                  spawn: Any = "default", **ssl_args: Any) -> None:
+        self._has_own_listener = not hasattr(listener, "accept")
         super().__init__(listener, handle=handle, spawn=spawn)
         try:
             self.ssl_args: dict[str, Any] | None = None
@@ -80,6 +86,7 @@ class StreamServer(BaseServer):
 
     def init_socket(self) -> None:
         """Make the listening socket, if the server was given an address."""
+        self._close_late_listener()
         if not hasattr(self, "socket"):
             self.socket = self.get_listener(self.address, self.backlog, self.family)
             self.address = self.socket.getsockname()
@@ -111,8 +118,44 @@ class StreamServer(BaseServer):
         """Make the TLS handshake and call the handler. Switches."""
         # Taken before the handshake: the server may be stopped meanwhile.
         handle = self.handle
-        with self.wrap_socket(client_socket, **self.ssl_args) as tls:
+        self._handshakes += 1
+        try:
+            tls = self.wrap_socket(client_socket, **self.ssl_args)
+        finally:
+            self._handshakes -= 1
+            if not self._handshakes and self._late_listener is not None:
+                # The handler begins before.
+                self.loop.run_callback(self._close_late_listener)
+        with tls:
             return handle(tls, address)
+
+    def _close_listener(self, listener: Any) -> None:
+        # Handlers may ask the socket that the server was given for its name, as gunicorn's do: those, too, that are
+        # about to begin. No client can keep it open for long.
+        if self._has_own_listener or not self._handshakes:
+            super()._close_listener(listener)
+            return
+        self._late_listener = listener
+        self._late_timer = self.loop.timer(1, ref=False)
+        self._late_timer.start(self._close_late_listener)
+
+    def _close_late_listener(self) -> None:
+        listener, timer = self._late_listener, self._late_timer
+        if listener is not None:
+            self._late_listener = self._late_timer = None
+            timer.stop()
+            timer.close()
+            listener.close()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Close, and wait for the handlers in the pool for *timeout* seconds (`stop_timeout`); then kill them.
+
+        Without a pool, handlers go on. Switches.
+        """
+        try:
+            super().stop(timeout)
+        finally:
+            self._close_late_listener()
 
 
 class DatagramServer(BaseServer):
