@@ -375,6 +375,53 @@ def test_limited_address_space_shrinks_or_caps_with_an_error_that_names_the_limi
     assert int(completed.stdout) >= 20
 
 
+@pytest.mark.ours_only("the real gevent reserves no address space for stacks")
+def test_stacks_larger_than_shrunk_ones_serve_again():
+    completed = run_script("""
+        import resource, gevent
+        with open("/proc/self/statm") as file:
+            limit = int(file.read().split()[0]) * resource.getpagesize() + (100 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        gevent.get_hub().exception_stream = None
+
+        def how_many():
+            started = []
+            while True:
+                g = gevent.spawn(gevent.sleep, 1000)
+                gevent.sleep(0)
+                if g.ready():
+                    assert isinstance(g.exception, MemoryError), g.exception
+                    break
+                started.append(g)
+            gevent.killall(started)
+            return len(started)
+
+        first = how_many()
+        print(first > 5, [how_many() >= first for _ in range(3)])
+    """)
+    assert completed.stdout == "True [True, True, True]\n"
+    assert "stacks shrink" in completed.stderr
+
+
+@pytest.mark.ours_only("the real gevent reserves no address space for stacks")
+def test_hub_that_no_stack_is_left_for_is_refused_by_memory_error():
+    completed = run_script("""
+        import resource, gevent
+        with open("/proc/self/statm") as file:
+            limit = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        for _ in range(2):
+            try:
+                gevent.sleep(0)
+            except MemoryError as error:
+                print("RLIMIT_AS" in str(error))
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        gevent.sleep(0)
+        print(gevent.spawn(int).get())
+    """)
+    assert completed.stdout.split() == ["True", "True", "0"]
+
+
 @pytest.mark.ours_only("takes PyPI's greenlet minutes")
 def test_hundred_thousand_greenlets_sleep_at_once():
     run_script("""

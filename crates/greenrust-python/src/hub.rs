@@ -89,6 +89,9 @@ pub fn set_hub(py: Python<'_>, hub: Option<Bound<'_, PyHub>>) -> PyResult<()> {
     if raw.as_ref().is_some_and(|raw| !std::ptr::eq(raw.hub(), runtime)) {
         return Err(exceptions::invalid_thread_use(py, "this hub belongs to another thread"));
     }
+    if raw.is_some() {
+        runtime.reserve_loop_stack().map_err(|error| exceptions::no_stack(&error))?;
+    }
     runtime.set_hub_greenlet(raw);
     let old = Thread::with(|thread| thread.hub.replace(hub.map_or(std::ptr::null_mut(), |hub| hub.into_ptr())));
     // SAFETY: null or the owned reference that the record held.

@@ -79,6 +79,22 @@ impl Switcher {
     pub const fn new() -> Self {
         Self { next: Cell::new(std::ptr::null()), pool: UnsafeCell::new(StackPool::new()) }
     }
+
+    /// Puts a stack aside for the context that [`Switcher::yield_reserve`] is called for.
+    ///
+    /// # Errors
+    ///
+    /// [`StackError`] when there is no memory for a stack.
+    pub fn reserve(&self) -> Result<(), StackError> {
+        // SAFETY: the pool is borrowed for this call only, and `reserve` runs no foreign code.
+        unsafe { (*self.pool.get()).reserve() }
+    }
+
+    /// Has the next [`Context::start`] take the stack that was put aside.
+    pub fn yield_reserve(&self) {
+        // SAFETY: as above.
+        unsafe { (*self.pool.get()).yield_reserve() }
+    }
 }
 
 impl Default for Switcher {

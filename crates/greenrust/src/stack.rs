@@ -40,6 +40,9 @@ const SLAB_SIZE: usize = 1 << 30;
 const PAGE: usize = 4096;
 /// Where stacks may shrink to by themselves when the system refuses address space, in bytes.
 const SHRUNK_STACK_SIZE: usize = 256 << 10;
+/// Address space that is left to others, the heap above all, once the system has refused some, in bytes. With nothing left
+/// nobody could even report the refusal.
+const LEFT_TO_OTHERS: usize = 8 << 20;
 /// Bytes that the context's own record takes at the very bottom of the host area.
 const RECORD: usize = 96;
 /// Stacks whose pages a thread keeps for reuse.
@@ -50,6 +53,8 @@ const TRIM_BATCH: usize = 64;
 static STACK_SIZE: AtomicUsize = AtomicUsize::new(DEFAULT_STACK_SIZE);
 static HOST_AREA: AtomicUsize = AtomicUsize::new(0);
 static NOTICE_GIVEN: AtomicBool = AtomicBool::new(false);
+/// Whether the size in force is less than the one that was asked for: larger stacks that come back then serve as well.
+static IS_SHRUNK: AtomicBool = AtomicBool::new(false);
 static SLABS: Mutex<Slabs> = Mutex::new(Slabs { open: None, cold: Vec::new() });
 
 /// The system refused memory for a stack; the text names the limit that is likely to blame.
@@ -78,6 +83,7 @@ pub fn set_stack_size(bytes: usize) -> Result<(), StackError> {
         });
     }
     STACK_SIZE.store(bytes.next_multiple_of(PAGE), Ordering::Relaxed);
+    IS_SHRUNK.store(false, Ordering::Relaxed);
     Ok(())
 }
 
@@ -148,12 +154,15 @@ pub struct StackPool {
     to_trim: Vec<Stack>,
     /// Whether the system has refused memory since a stack was released last.
     is_refused: bool,
+    /// Put aside for the one context that everybody else depends on, a hub's loop: see [`StackPool::reserve`].
+    reserve: Option<Stack>,
+    has_reserved: bool,
 }
 
 impl StackPool {
     /// Creates an empty pool; it takes no memory until the first stack is released to it.
     pub const fn new() -> Self {
-        Self { hot: Vec::new(), to_trim: Vec::new(), is_refused: false }
+        Self { hot: Vec::new(), to_trim: Vec::new(), is_refused: false, reserve: None, has_reserved: false }
     }
 
     /// Hands out a stack: a hot one if there is one, else one of the process's slabs.
@@ -164,7 +173,7 @@ impl StackPool {
     #[inline]
     pub fn allocate(&mut self) -> Result<Stack, StackError> {
         while let Some(stack) = self.hot.pop() {
-            if is_current(&stack) {
+            if serves(&stack) {
                 return Ok(stack);
             }
             self.to_trim.push(stack);
@@ -192,9 +201,40 @@ impl StackPool {
         }
     }
 
+    /// Puts a stack aside, once, lest all others take what the hub's loop needs before it first runs. It is not touched.
+    ///
+    /// # Errors
+    ///
+    /// As [`StackPool::allocate`].
+    pub fn reserve(&mut self) -> Result<(), StackError> {
+        if !self.has_reserved {
+            self.reserve = Some(self.allocate_from_slabs()?);
+            self.has_reserved = true;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the next [`StackPool::allocate`] returns what was put aside. Nothing is put aside afterwards.
+    pub fn yield_reserve(&mut self) {
+        self.has_reserved = true;
+        self.hot.extend(self.reserve.take());
+    }
+
     #[cold]
     fn allocate_cold(&mut self) -> Result<Stack, StackError> {
-        SLABS.lock().expect("the slab allocator does not panic").allocate()
+        self.reserve()?;
+        self.allocate_from_slabs()
+    }
+
+    fn allocate_from_slabs(&mut self) -> Result<Stack, StackError> {
+        let refusal = match SLABS.lock().expect("the slab allocator does not panic").allocate() {
+            Ok(stack) => return Ok(stack),
+            Err(refusal) => refusal,
+        };
+        match self.to_trim.iter().rposition(serves) {
+            Some(position) => Ok(self.to_trim.swap_remove(position)),
+            None => Err(refusal),
+        }
     }
 
     /// Takes a stack back for reuse. Its content is garbage from now on.
@@ -229,12 +269,17 @@ impl StackPool {
 impl Drop for StackPool {
     fn drop(&mut self) {
         self.to_trim.append(&mut self.hot);
+        self.to_trim.extend(self.reserve.take());
         self.trim();
     }
 }
 
-fn is_current(stack: &Stack) -> bool {
-    stack.size == STACK_SIZE.load(Ordering::Relaxed) && stack.host_area == HOST_AREA.load(Ordering::Relaxed)
+/// Returns whether a stack that came back is of the size that is asked for now.
+#[inline]
+fn serves(stack: &Stack) -> bool {
+    let size = STACK_SIZE.load(Ordering::Relaxed);
+    (stack.size == size || stack.size > size && IS_SHRUNK.load(Ordering::Relaxed))
+        && stack.host_area == HOST_AREA.load(Ordering::Relaxed)
 }
 
 /// The process's slabs: the one that slots are cut from, and slots that came back.
@@ -250,7 +295,7 @@ struct Slab {
 
 impl Slabs {
     fn allocate(&mut self) -> Result<Stack, StackError> {
-        if let Some(position) = self.cold.iter().rposition(is_current) {
+        if let Some(position) = self.cold.iter().rposition(serves) {
             return Ok(self.cold.swap_remove(position));
         }
         loop {
@@ -277,8 +322,11 @@ impl Slab {
     /// Maps a slab: 1 GiB if the system grants it, less if it does not, smaller stacks as the last resort.
     fn map(stack_size: usize) -> Result<Slab, StackError> {
         let mut size = SLAB_SIZE;
+        let mut left_to_others = 0;
         loop {
-            match memory::reserve(size + 2 * (1 << 20)) {
+            let granted = memory::reserve_and_leave(size + 2 * (1 << 20), left_to_others);
+            left_to_others = LEFT_TO_OTHERS;
+            match granted {
                 Ok(start) => {
                     // An odd number of MiB, for the sharing of page-table pages that the module describes.
                     let first = start.next_multiple_of(2 << 20) + (1 << 20);
@@ -296,6 +344,7 @@ impl Slab {
                         );
                     }
                     STACK_SIZE.store(smaller, Ordering::Relaxed);
+                    IS_SHRUNK.store(true, Ordering::Relaxed);
                     return Slab::map(smaller);
                 }
                 Err(error) => {

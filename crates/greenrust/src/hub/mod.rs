@@ -579,12 +579,22 @@ impl Hub {
                 greenlet
             }
         };
-        if greenlet.state() == State::Unstarted
-            && let Err(error) = self.prepare(&greenlet)
-        {
-            panic!("the hub itself got no stack: {error}");
+        if greenlet.state() == State::Unstarted {
+            self.switcher.yield_reserve();
+            if let Err(error) = self.prepare(&greenlet) {
+                panic!("the hub itself got no stack: {error}");
+            }
         }
         greenlet
+    }
+
+    /// Puts the stack aside that the loop will need. The first greenlet that starts does it otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`StackError`] when there is no memory for it.
+    pub fn reserve_loop_stack(&self) -> Result<(), StackError> {
+        self.switcher.reserve()
     }
 
     // -- parking ---------------------------------------------------------------------------------------------

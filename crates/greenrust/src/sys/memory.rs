@@ -35,6 +35,20 @@ pub fn reserve(size: usize) -> io::Result<usize> {
     Ok(address as usize)
 }
 
+/// Reserves `size` bytes as [`reserve`] does, if the system would grant `rest` more.
+///
+/// # Errors
+///
+/// As [`reserve`].
+pub fn reserve_and_leave(size: usize, rest: usize) -> io::Result<usize> {
+    let address = reserve(size + rest)?;
+    if rest > 0 {
+        // SAFETY: the end of the mapping that was just made, which nobody uses yet. A failure leaves it reserved.
+        unsafe { libc::munmap((address + size) as *mut libc::c_void, rest) };
+    }
+    Ok(address)
+}
+
 /// Makes every access to `range` a SIGSEGV.
 ///
 /// # Errors
