@@ -1,5 +1,6 @@
 """Stacks: recursion of every kind inside a greenlet, deep C code, the guard, and small or refused stacks."""
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -420,6 +421,17 @@ def test_hub_that_no_stack_is_left_for_is_refused_by_memory_error():
         print(gevent.spawn(int).get())
     """)
     assert completed.stdout.split() == ["True", "True", "0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
+def test_fatal_signal_that_a_process_sends_ends_this_one(number):
+    completed = run_script("""
+        import os, resource, gevent
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        gevent.spawn(os.kill, os.getpid(), int(sys.argv[1])).join()
+        print("alive")
+    """, int(number), check=False)
+    assert (completed.returncode, completed.stdout) == (-number, "")
 
 
 @pytest.mark.ours_only("takes PyPI's greenlet minutes")

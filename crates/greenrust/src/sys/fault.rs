@@ -1,7 +1,7 @@
 //! A last message for a stack overflow: which greenlet it was, written before the process dies of SIGSEGV.
 //!
-//! The handler runs on an alternate stack of its thread, reads only plain memory, calls only `write` and
-//! `sigaction`, and then hands the signal to whoever handled it before (faulthandler, a core dump).
+//! The handler runs on an alternate stack of its thread, reads only plain memory, calls only `write`, `sigaction` and
+//! `raise`, and then hands the signal to whoever handled it before (faulthandler, a core dump).
 
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
@@ -81,5 +81,9 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _context
         }
         // Returning runs the faulting instruction again, now under the previous handler.
         libc::sigaction(signal, (*PREVIOUS.0.get()).as_ptr(), std::ptr::null_mut());
+        if (*info).si_code <= 0 {
+            // Sent by a process: no instruction repeats it. It comes when this handler returns.
+            libc::raise(signal);
+        }
     }
 }
