@@ -1,4 +1,5 @@
 """pywsgi's limits and time-outs, and who is closed when there are too many."""
+import contextlib
 import re
 
 import gevent
@@ -243,6 +244,66 @@ def test_connections_with_a_request_in_work_are_not_closed_for_new_ones(serve):
         application.go.set()
         assert slow.answer()[0] == 200
         assert other.answer()[0] == 200
+
+
+def test_everyone_is_served_in_turn_where_there_is_room_for_one(serve):
+    entered, go = Event(), Event()
+
+    def application(environ, start_response):
+        entered.set()
+        go.wait()
+        return hello(environ, start_response)
+
+    server = serve(application, max_connections=1)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for _ in range(5)]
+        for client in clients:
+            client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        assert entered.wait(5)
+        # One more has been accepted, and waits for room.
+        while not server._surplus:
+            gevent.sleep(0.001)
+        go.set()
+        assert [client.answer()[0] for client in clients] == [200] * 5
+
+
+def test_connections_wait_for_workers_that_memory_is_wanting_for():
+    completed = run_script("""
+        import io, resource
+        import gevent
+        from gevent import socket
+        from gevent.event import Event
+        from gevent.pywsgi import WSGIServer
+
+        def application(environ, start_response):
+            go.wait()
+            start_response("200 OK", [])
+            return [b"fine"]
+
+        # Loaded before there is no room for it.
+        "".encode("idna")
+        gevent.get_hub().exception_stream = report = io.StringIO()
+        with open("/proc/self/statm") as file:
+            limit = int(file.read().split()[0]) * resource.getpagesize() + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        go = Event()
+        server = WSGIServer(("127.0.0.1", 0), application, log=None)
+        server.start()
+        clients = []
+        while "no memory for another greenlet" not in report.getvalue():
+            assert len(clients) < 600
+            clients.append(socket.create_connection(server.address))
+            clients[-1].sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            gevent.sleep(0)
+        go.set()
+        for client in clients:
+            with client.makefile("rb") as file:
+                assert file.read().endswith(b"fine")
+            client.close()
+        server.stop()
+        print("answered", len(clients) > 10)
+    """)
+    assert completed.stdout == "answered True\n"
 
 
 def test_five_thousand_slow_heads_do_not_stop_service():

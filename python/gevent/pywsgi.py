@@ -490,7 +490,8 @@ class WSGIServer(StreamServer):
     def _do_read(self) -> None:
         # Runs in the hub.
         try:
-            has_accepted = accept_connections(self)
+            # Who was accepted when there was no room comes first.
+            has_accepted = not self._surplus and accept_connections(self)
         except BaseException:
             get_hub().handle_error(self, *sys.exc_info())
             self._pause()

@@ -31,7 +31,7 @@ use crate::host;
 use crate::lowlevel::PyGreenlet;
 use crate::thread_state;
 
-/// The argument of a worker; if that can't begin, those who wait for it learn of it.
+/// The argument of a worker; if that can't begin, another one is to.
 #[pyclass(name = "WSGITurn", module = "gevent._greenrust", frozen)]
 pub struct Turn {
     service: Py<Service>,
@@ -41,7 +41,7 @@ pub struct Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if !self.has_begun.get() {
-            Python::attach(|py| self.service.get().give_up_ready(py));
+            Python::attach(|py| Service::put_off_worker(self.service.bind(py)));
         }
     }
 }

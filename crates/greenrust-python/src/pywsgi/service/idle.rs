@@ -19,6 +19,9 @@ use crate::pywsgi::worker;
 /// The least time between two looks at who has rested for so long.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
+/// After which time another worker is tried when one could not begin.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
 pub(super) struct Doze {
     pub what: Dozing,
     timer: Option<TimerKey>,
@@ -208,7 +211,7 @@ impl Service {
         }
         if let Err(error) = worker::spawn(slf) {
             py_hub::handle_error(slf.py(), None, error);
-            slf.get().give_up_ready(slf.py());
+            Self::put_off_worker(slf);
         }
     }
 
@@ -217,13 +220,29 @@ impl Service {
         self.inner.is_worker_due.set(false);
     }
 
-    /// Closes the connections that no worker can begin with.
-    pub fn give_up_ready(&self, py: Python<'_>) {
-        self.inner.is_worker_due.set(false);
-        let ready = self.inner.ready.take();
-        for what in ready {
-            what.close(py);
+    /// Notes that a worker could not begin, for want of memory for instance: those who wait for it are left to the workers
+    /// that run, and to another one after a pause.
+    pub fn put_off_worker(slf: &Bound<'_, Self>) {
+        let inner = &*slf.get().inner;
+        let Some(hub) = Hub::if_current() else { return };
+        // One is due until then: nobody else tries.
+        inner.is_worker_due.set(true);
+        if inner.is_worker_put_off.replace(true) {
+            return;
         }
+        let service = slf.clone().unbind();
+        let action = TimerAction::Call(Box::new(move |_| {
+            Python::attach(|py| {
+                let service = service.bind(py);
+                let inner = &*service.get().inner;
+                inner.is_worker_put_off.set(false);
+                inner.is_worker_due.set(false);
+                if !inner.ready.borrow().is_empty() {
+                    Self::call_worker(service);
+                }
+            });
+        }));
+        hub.add_timer(hub.clock().now().after(RETRY_AFTER), action, false);
     }
 
     /// Closes a dozing connection.

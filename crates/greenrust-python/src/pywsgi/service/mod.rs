@@ -121,6 +121,8 @@ struct Inner {
     ready: RefCell<VecDeque<Dozing>>,
     /// Whether somebody is going to look whether anything is ready: a worker that begins, or a call of the hub's.
     is_worker_due: Cell<bool>,
+    /// Whether one could not begin, and another is tried later.
+    is_worker_put_off: Cell<bool>,
     /// How many connections rest.
     resting: Cell<usize>,
     is_sweep_pending: Cell<bool>,
@@ -213,6 +215,7 @@ impl Inner {
             undelayed_listener: Cell::new(-1),
             ready: RefCell::default(),
             is_worker_due: Cell::new(false),
+            is_worker_put_off: Cell::new(false),
             resting: Cell::new(0),
             is_sweep_pending: Cell::new(false),
         })
