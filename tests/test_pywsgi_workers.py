@@ -24,6 +24,7 @@ pytestmark = pytest.mark.ours_only("the real gevent's command has one process an
 APPLICATION = """
 import os, time
 from pathlib import Path
+import gevent
 
 HERE = Path(__file__).parent
 VERSION = {version!r}
@@ -33,6 +34,12 @@ def application(environ, start_response):
         (HERE / "entered").touch()
         while not (HERE / "go").exists():
             time.sleep(0.01)
+    if environ["PATH_INFO"] == "/parked":
+        (HERE / "entered").touch()
+        while not (HERE / "go").exists():
+            gevent.sleep(0.01)
+    if environ["PATH_INFO"] == "/exit":
+        raise SystemExit(3)
     environ["wsgi.input"].read()
     start_response("200 OK", [])
     return [f"{{VERSION}} {{os.getpid()}} {{environ['wsgi.multiprocess']}}".encode()]
@@ -44,7 +51,7 @@ def application(environ, start_response):
 class Command:
     """The command, on a free port, with an application in a folder of its own."""
 
-    def __init__(self, folder, *arguments, version="one"):
+    def __init__(self, folder, *arguments, version="one", **popen):
         self.folder = folder
         self.write(version)
         self.port = free_port()
@@ -58,8 +65,8 @@ class Command:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gevent.pywsgi", "its_app:application", "-b", f"127.0.0.1:{self.port}",
                  "--log", "off", *arguments],
-                cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+                cwd=folder, stdin=subprocess.DEVNULL,
+                **{"stdout": output, "stderr": output, "env": dict(os.environ, PYTHONDONTWRITEBYTECODE="1"), **popen},
             )
 
     def write(self, version):
@@ -190,6 +197,59 @@ def test_hangup_with_a_broken_application_keeps_the_old_one(tmp_path):
         command.write("three")
         command.process.send_signal(signal.SIGHUP)
         until(lambda: command.get()[0] == "three", "repaired version")
+
+
+def full_device(stack):
+    return {"stderr": stack.enter_context(Path("/dev/full").open("wb"))}
+
+
+def pipe_without_reader(stack):
+    reader, writer = os.pipe()
+    os.close(reader)
+    stack.callback(os.close, writer)
+    return {"stderr": writer}
+
+
+def nothing_at_all(stack):
+    return {"preexec_fn": lambda: os.close(2)}
+
+
+@pytest.mark.parametrize("log", [full_device, pipe_without_reader, nothing_at_all])
+def test_log_that_takes_nothing_ends_neither_workers_nor_their_parent(tmp_path, log):
+    with contextlib.ExitStack() as stack:
+        command = stack.enter_context(Command(tmp_path, "-w", "2", "--log", "combined", **log(stack)))
+
+        def version():
+            assert command.process.poll() is None
+            try:
+                return command.get()[0]
+            except OSError:
+                return None
+
+        until(lambda: version() == "one", "answer")
+        killed = command.two_workers().pop()
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: killed not in command.workers(), "end of the killed worker")
+        workers = command.two_workers()
+        command.write("two")
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: not command.workers() & workers, "end of the old workers")
+        until(lambda: version() == "two", "new version")
+        command.process.send_signal(signal.SIGTERM)
+        assert command.process.wait(30) == 0
+
+
+def test_exit_in_one_request_leaves_others_their_answers(tmp_path):
+    with Command(tmp_path).ready() as command, command.connect() as slow:
+        slow.sendall(b"GET /parked HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        until((tmp_path / "entered").exists, "request in work")
+        with command.connect() as leaving, leaving.makefile("rb") as file:
+            leaving.sendall(b"GET /exit HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            assert file.read().startswith(b"HTTP/1.1 500 ")
+        (tmp_path / "go").touch()
+        with slow.makefile("rb") as file:
+            assert file.read().startswith(b"HTTP/1.1 200 ")
+        until(lambda: "exited with 3" in command.output.read_text(), "word of it")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

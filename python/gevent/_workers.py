@@ -51,7 +51,7 @@ class Supervisor:
         self.work = work
         self.count = count
         self.timeout = timeout
-        self.report = report
+        self._report = report
         self.let_go = let_go
         self.workers: dict[int, Worker] = {}
         self._events: Queue[Any] = Queue()
@@ -73,6 +73,13 @@ class Supervisor:
             self._end()
             self._forget_signals()
 
+    def _say(self, line: str) -> None:
+        try:
+            self._report(line)
+        except Exception:
+            # A full disk, a reader of the log that is gone: the work goes on without words.
+            pass
+
     # -- what happens ---------------------------------------------------------------------------------------
 
     def _act(self, what: str, about: Any) -> bool:
@@ -80,14 +87,14 @@ class Supervisor:
             if about != _signal.SIGHUP:
                 return False
             self._generation += 1
-            self.report(f"SIGHUP: {self.count} new workers")
+            self._say(f"SIGHUP: {self.count} new workers")
             for _ in range(self.count):
                 self._fork()
         elif what == "ready":
             self._has_worked = about.ready = True
             present = [worker for worker in self.workers.values() if worker.generation == self._generation]
             if sum(worker.ready for worker in present) == self.count:
-                self.report(f"workers ready: {self.count}")
+                self._say(f"workers ready: {self.count}")
                 for worker in self.workers.values():
                     if worker.generation != self._generation:
                         self._tell(worker)
@@ -102,7 +109,7 @@ class Supervisor:
         if worker.told or worker.generation != self._generation:
             return
         code = _os.waitstatus_to_exitcode(status)
-        self.report(f"worker {worker.pid} {f'was killed by signal {-code}' if code < 0 else f'exited with {code}'}")
+        self._say(f"worker {worker.pid} {f'was killed by signal {-code}' if code < 0 else f'exited with {code}'}")
         if worker.ready:
             early = self._now() - worker.started < MIN_LIFE
             self._fork_later(MIN_LIFE if early else 0)
@@ -110,7 +117,7 @@ class Supervisor:
         former = [other for other in self.workers.values() if other.generation != self._generation]
         if former:
             # What is new does not work; what is old still does.
-            self.report("the new workers do not start: the old ones stay")
+            self._say("the new workers do not start: the old ones stay")
             for other in self.workers.values():
                 if other.generation == self._generation:
                     self._tell(other)
@@ -167,8 +174,7 @@ class Supervisor:
         worker = Worker(self._generation)
         worker.started = self._now()
         ours, its = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        self._flush()
         worker.pid = os.fork_and_watch(lambda watcher: self._events.put(("exit", (worker, watcher.rstatus))), ref=True)
         if worker.pid == 0:
             ours.close()
@@ -211,12 +217,19 @@ class Supervisor:
             traceback.print_exc()
         finally:
             # The frames below are the first process's.
-            for stream in (sys.stdout, sys.stderr):
-                try:
-                    stream.flush()
-                except (OSError, ValueError):
-                    pass
-            _os._exit(code)
+            try:
+                self._flush()
+            finally:
+                _os._exit(code)
+
+    @staticmethod
+    def _flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                # None, where the descriptor was closed when the interpreter started.
+                pass
 
     @staticmethod
     def _wait_for_parent(its: socket.socket, ended: Event) -> None:

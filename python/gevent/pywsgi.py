@@ -547,8 +547,11 @@ class WSGIServer(StreamServer):
             self.start()
             ready()
             Greenlet.spawn(self._stop_event.wait).link(lambda _: ended.set())
-            ended.wait()
-            self.stop(timeout)
+            try:
+                ended.wait()
+            finally:
+                # Who leaves by SystemExit in one request does not take the others' answers along.
+                self.stop(timeout)
 
         def report(line: str) -> None:
             self.error_log.write(f"{line}\n")
@@ -660,7 +663,8 @@ def _most_connections() -> int:
 
 def _as_log(log: Any, level: int) -> Any:
     if isinstance(log, str) and log == "default":
-        return sys.stderr
+        # None where the descriptor was closed when the interpreter started.
+        log = sys.stderr
     if log is None:
         return _NoopLog()
     if not hasattr(log, "write") and hasattr(log, "log"):
