@@ -457,8 +457,8 @@ def test_every_overridden_step_is_called(serve):
 
     steps = [
         "handle_one_request", "read_requestline", "read_request", "get_environ", "handle_one_response",
-        "run_application", "start_response", "process_result", "write", "finalize_headers", "log_request",
-        "format_request",
+        "run_application", "start_response", "process_result", "write", "_write_with_headers", "_write", "_sendall",
+        "finalize_headers", "log_request", "format_request", "MessageClass", "_connection_upgrade_requested",
     ]
     called = []
 

@@ -71,6 +71,39 @@ def test_address_that_a_handler_sets_counts_for_the_next_request(serve):
         assert [client.get()[2] for _ in range(2)] == [b"127.0.0.1", b"192.0.2.9"]
 
 
+# -- what a request says ----------------------------------------------------------------------------------------------
+
+
+def test_handler_may_have_another_class_of_fields(serve):
+    class Handler(WSGIHandler):
+        def MessageClass(self, *arguments):
+            fields = super().MessageClass(*arguments)
+            fields["X-Added"] = f"to {len(fields)}"
+            return fields
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["HTTP_X_ADDED"].encode()]
+
+    with Client(serve(application, handler_class=Handler)) as client:
+        assert [client.get("/", fields)[2] for fields in ([], ["A: b"], ["A: b"])] == [b"to 1", b"to 2", b"to 2"]
+
+
+def test_handler_says_what_asks_for_an_upgrade(serve):
+    """By the path, for requests whose fields are the same."""
+    class Handler(WSGIHandler):
+        def _connection_upgrade_requested(self):
+            return self.path == "/socket"
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [str(environ["wsgi.input_terminated"]).encode()]
+
+    with Client(serve(application, handler_class=Handler)) as client:
+        for path, answer in [("/", b"True"), ("/other", b"True"), ("/socket", b"False"), ("/", b"True")]:
+            assert client.get(path)[2] == answer
+
+
 # -- answers that a handler makes -------------------------------------------------------------------------------------
 
 

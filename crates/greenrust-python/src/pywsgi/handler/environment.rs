@@ -21,7 +21,12 @@ pub(super) fn get_environ<'py>(slf: This<'_, 'py>) -> PyResult<Bound<'py, PyAny>
     let this = slf.get();
     let inner = &*this.inner;
     let server = this.server(py)?;
+    if this.has(Step::MessageClass) {
+        // Its fields count, and it may have changed them.
+        slf.getattr(intern!(py, "headers"))?;
+    }
     let is_as_sent = !(inner.path.is_set()
+        || this.has(Step::ConnectionUpgradeRequested)
         || inner.headers.is_set()
         || inner.command.is_set()
         || inner.request_version.is_set()
