@@ -84,6 +84,16 @@ def test_loop_exit_lists_who_waits_for_what():
         assert any(name in line and kind in line for line in lines), (name, completed.stdout)
 
 
+def test_hub_is_true_once_something_has_waited():
+    run_script("""
+        import gevent
+        hub = gevent.get_hub()
+        assert not hub
+        gevent.spawn(int).join()
+        assert hub
+    """)
+
+
 def test_repr_of_hub_and_loop_names_the_pollers_descriptor():
     hub = gevent.get_hub()
     for text in (repr(hub), repr(hub.loop)):

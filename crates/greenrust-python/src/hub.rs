@@ -158,6 +158,13 @@ impl PyHub {
         Ok(())
     }
 
+    /// Whether the hub has been of use yet. Its greenlet itself begins when nobody else can go on.
+    fn __bool__(slf: &Bound<'_, Self>) -> bool {
+        let greenlet = slf.as_super().get();
+        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
+        greenlet.is_active() || unsafe { (*greenlet.raw().hub()).switches() > 0 }
+    }
+
     /// The thread that the hub belongs to, as `threading.get_ident` gives it.
     #[getter]
     fn thread_ident(&self) -> u64 {

@@ -201,7 +201,8 @@ impl PyGreenlet {
         self.fields.is_root
     }
 
-    fn is_active(&self) -> bool {
+    /// Says whether the greenlet has begun and not ended.
+    pub fn is_active(&self) -> bool {
         self.fields.raw.state() == State::Started && !self.has_lost_its_thread()
     }
 
