@@ -522,3 +522,127 @@ def test_documentation_and_help_tell_the_defaults():
     for name, default in (defaults | unlike).items():
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"({default})" in flags[name].help, name
+
+
+SUPERVISED = """
+import os, signal, sys
+import gevent
+from gevent import _workers
+from gevent.event import Event
+
+class Refusals:
+    def __init__(self, calls):
+        self.calls, self.count = calls, 0
+
+    def __call__(self, callback, **options):
+        self.count += 1
+        if self.count in self.calls:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork(callback, **options)
+
+def work(ended, ready):
+    ready()
+    ended.wait()
+
+lines = []
+
+def report(line):
+    lines.append(line.replace(str(os.getpid()), "first"))
+    happened.set()
+
+def until(text):
+    while not any(text in line for line in lines):
+        happened.clear()
+        happened.wait()
+    lines.clear()
+
+happened = Event()
+fork = _workers.os.fork_and_watch
+_workers.MIN_LIFE = 0.01
+supervisor = _workers.Supervisor(work, 2, 5, report, lambda: None)
+first = os.getpid()
+
+def run(steps, refused):
+    _workers.os.fork_and_watch = Refusals(refused)
+
+    def guarded():
+        if os.getpid() == first:
+            steps()
+            os.kill(first, signal.SIGTERM)
+
+    gevent.spawn(guarded)
+    with gevent.Timeout(30):
+        supervisor.run()
+    print("ended")
+"""
+
+
+def test_reload_without_room_for_processes_keeps_the_old_workers():
+    completed = run_script(SUPERVISED + """
+def steps():
+    until("workers ready: 2")
+    old = set(supervisor.workers)
+    os.kill(first, signal.SIGHUP)
+    until("the old ones stay")
+    while set(supervisor.workers) != old:
+        gevent.sleep(0.001)
+    os.kill(first, signal.SIGHUP)
+    until("workers ready: 2")
+    while set(supervisor.workers) & old:
+        gevent.sleep(0.001)
+    os.kill(max(supervisor.workers), signal.SIGKILL)
+    until("no process for a worker")
+    until("workers ready: 2")
+
+run(steps, {4, 7})
+""")
+    assert completed.stdout == "ended\n"
+
+
+def test_new_workers_stay_when_one_is_replaced_in_vain_while_old_ones_drain():
+    completed = run_script(SUPERVISED + """
+def work(ended, ready):
+    generation = supervisor._generation
+    if os.path.exists(broken):
+        raise SystemExit(7)
+    ready()
+    ended.wait()
+    if generation == 0:
+        # A long answer.
+        while not os.path.exists(broken + "-end"):
+            gevent.sleep(0.01)
+
+def steps():
+    until("workers ready: 2")
+    old = set(supervisor.workers)
+    os.kill(first, signal.SIGHUP)
+    until("workers ready: 2")
+    one, other = set(supervisor.workers) - old
+    open(broken, "x").close()
+    os.kill(one, signal.SIGKILL)
+    until("exited with 7")
+    assert other in supervisor.workers and not supervisor.workers[other].told
+    os.unlink(broken)
+    until("workers ready: 2")
+    assert other in supervisor.workers and not supervisor.workers[other].told
+    open(broken + "-end", "x").close()
+
+import tempfile
+with tempfile.TemporaryDirectory() as folder:
+    broken = os.path.join(folder, "broken")
+    supervisor.work = work
+    run(steps, set())
+""")
+    assert completed.stdout == "ended\n"
+
+
+def test_start_without_room_for_processes_is_told():
+    completed = run_script(SUPERVISED + """
+_workers.os.fork_and_watch = Refusals({1})
+try:
+    supervisor.run()
+except SystemExit as error:
+    print(lines, error)
+""")
+    assert completed.stdout == (
+        "['no process for a worker: [Errno 11] Resource temporarily unavailable'] no worker starts\n")

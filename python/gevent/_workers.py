@@ -65,8 +65,7 @@ class Supervisor:
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             self._signals.append(signal_handler(number, self._events.put, ("signal", number)))
         try:
-            for _ in range(self.count):
-                self._fork()
+            self._fork_all()
             while self._act(*self._events.get()):
                 pass
         finally:
@@ -88,8 +87,7 @@ class Supervisor:
                 return False
             self._generation += 1
             self._say(f"SIGHUP: {self.count} new workers")
-            for _ in range(self.count):
-                self._fork()
+            self._fork_all()
         elif what == "ready":
             self._has_worked = about.ready = True
             present = [worker for worker in self.workers.values() if worker.generation == self._generation]
@@ -113,15 +111,20 @@ class Supervisor:
         if worker.ready:
             early = self._now() - worker.started < MIN_LIFE
             self._fork_later(MIN_LIFE if early else 0)
-            return
-        former = [other for other in self.workers.values() if other.generation != self._generation]
+        else:
+            self._miss()
+
+    def _miss(self) -> None:
+        """Do without a new worker that could not begin."""
+        former = [other for other in self.workers.values()
+                  if other.generation != self._generation and other.ready and not other.told]
         if former:
             # What is new does not work; what is old still does.
             self._say("the new workers do not start: the old ones stay")
-            for other in self.workers.values():
-                if other.generation == self._generation:
-                    self._tell(other)
             self._generation = max(other.generation for other in former)
+            for other in self.workers.values():
+                if other.generation != self._generation:
+                    self._tell(other)
             # Some of the old ones may have died meanwhile.
             for _ in range(self.count - sum(other.generation == self._generation for other in former)):
                 self._fork_later(MIN_LIFE)
@@ -170,12 +173,30 @@ class Supervisor:
             watcher.cancel()
         self._signals.clear()
 
+    def _fork_all(self) -> None:
+        generation = self._generation
+        for _ in range(self.count):
+            # It is another one when a process could not be made.
+            if self._generation == generation:
+                self._fork()
+
     def _fork(self) -> None:
         worker = Worker(self._generation)
         worker.started = self._now()
-        ours, its = socket.socketpair()
         self._flush()
-        worker.pid = os.fork_and_watch(lambda watcher: self._events.put(("exit", (worker, watcher.rstatus))), ref=True)
+        try:
+            ours, its = socket.socketpair()
+            try:
+                worker.pid = os.fork_and_watch(
+                    lambda watcher: self._events.put(("exit", (worker, watcher.rstatus))), ref=True)
+            except BaseException:
+                ours.close()
+                its.close()
+                raise
+        except OSError as error:
+            self._say(f"no process for a worker: {error}")
+            self._miss()
+            return
         if worker.pid == 0:
             ours.close()
             self._live(its)
