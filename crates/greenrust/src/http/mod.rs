@@ -48,4 +48,4 @@ pub use response::{
     CHUNK_END, LAST_CHUNK, ResponseBodyKind, ResponseEncoder, ResponseError, allows_content_length, connection_field,
     encode_chunk_head, forbids_body, keeps_alive, reason_phrase, response_body_kind,
 };
-pub use syntax::{is_field_name, parse_decimal};
+pub use syntax::{is_field_name, is_token, parse_decimal};

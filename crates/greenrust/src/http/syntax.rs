@@ -26,8 +26,9 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 }
 
 /// Whether `bytes` is a `token`: one or more `tchar` (RFC 9110 section 5.6.2).
+#[must_use]
 #[inline]
-pub(super) fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     // Without an early exit there is one branch for all bytes.
     !bytes.is_empty() && bytes.iter().fold(true, |valid, &byte| valid & is_token_byte(byte))
 }

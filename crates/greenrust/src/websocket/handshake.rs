@@ -8,6 +8,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::connection::{Connection, Options};
 use super::deflate::DeflateParameters;
+use crate::http::is_token;
 
 /// What the handshake looks at of a request, as sent.
 ///
@@ -131,7 +132,9 @@ impl Handshake {
         let key = request.key.map(<[u8]>::trim_ascii).filter(|key| is_nonce(key)).ok_or(HandshakeError::Key)?;
         let offers = request.extensions.filter(|_| options.compresses).unwrap_or_default();
         let deflate = elements(offers, b',').find_map(|offer| DeflateParameters::agree_to(offer, &options));
+        // Section 4.1: a protocol's name is a token. What is none could not be answered.
         let protocols = elements(request.protocols.unwrap_or_default(), b',')
+            .filter(|protocol| is_token(protocol))
             .filter_map(|protocol| std::str::from_utf8(protocol).ok().map(str::to_owned))
             .collect();
         Ok(Self { accept: derive_accept_key(key), protocols, deflate, options })
@@ -245,6 +248,13 @@ mod tests {
         assert!(output.is_empty());
         handshake.write_response(Some("superchat"), &mut output).unwrap();
         assert!(String::from_utf8(output).unwrap().contains("\r\nSec-WebSocket-Protocol: superchat\r\n"));
+    }
+
+    #[test]
+    fn protocol_that_is_no_token_is_not_offered() {
+        let offers = b"chat, a b, c\td, e\0f, \"g\", h/1, \xc3\xa9, \xff, v1.json";
+        let request = HandshakeRequest { protocols: Some(offers), ..request() };
+        assert_eq!(Handshake::new(&request, Options::default()).unwrap().protocols(), ["chat", "v1.json"]);
     }
 
     #[test]
