@@ -4,9 +4,14 @@
 
 #![forbid(unsafe_code)]
 
-use greenrust::http::{BodyDecoder, BodyError, BodyKind, ParseStatus, RequestError, RequestLimits, RequestParser};
+use std::net::IpAddr;
+
+use greenrust::http::{
+    BodyDecoder, BodyError, BodyKind, ParseStatus, ProxyHeader, RequestError, RequestHead, RequestLimits,
+    RequestParser, TrustedProxies, forwarded_scheme, parse_proxy_header,
+};
 use greenrust::resolver::message::{self, Kind, LONGEST_CHAIN, Outcome, Question, Reply, is_host_name};
-use greenrust::websocket::{Connection, DeflateParameters, Event, Options};
+use greenrust::websocket::{Connection, DeflateParameters, Event, Handshake, HandshakeRequest, Options};
 
 /// Takes the first byte as the size of the pieces in which the others come.
 fn pieces(input: &[u8]) -> (usize, &[u8]) {
@@ -36,7 +41,7 @@ fn parse_by(parser: &mut RequestParser, bytes: &[u8], step: usize) -> Result<Par
 }
 
 /// Request heads: no input panics, a verdict does not depend on how the bytes are split, and an accepted head has one
-/// reading only.
+/// reading only, also for who gets it from a proxy.
 pub fn request_head(input: &[u8]) {
     let (step, bytes) = pieces(input);
     let (parser, status) = parse(bytes, usize::MAX);
@@ -60,6 +65,33 @@ pub fn request_head(input: &[u8]) {
         let mut after = parser.clone();
         assert_eq!(parse_by(&mut after, input, step), parse(input, step).1);
     }
+    for joins in [false, true] {
+        let written = rewrite(head, joins);
+        let (parser, status) = parse(&written, usize::MAX);
+        assert_eq!(status, Ok(ParseStatus::Complete { consumed: written.len() }));
+        let again = parser.head(&written);
+        assert_eq!((again.method(), again.target(), again.version()), (head.method(), head.target(), head.version()));
+        assert_eq!((again.body_kind(), again.wants_keep_alive()), (head.body_kind(), head.wants_keep_alive()));
+    }
+}
+
+/// Writes a head as a proxy passes it on, which may join fields of one name (RFC 9110 section 5.3). It must not get another
+/// meaning by that.
+fn rewrite(head: RequestHead<'_>, joins: bool) -> Vec<u8> {
+    let mut written = [head.method(), head.target(), head.version().as_str().as_bytes()].join(&b' ');
+    let mut fields: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for header in head.headers() {
+        let name = header.name.to_ascii_lowercase();
+        match fields.iter_mut().find(|(known, _)| joins && *known == name) {
+            Some((_, value)) => *value = [&value[..], &b", "[..], header.value].concat(),
+            None => fields.push((name, header.value.to_vec())),
+        }
+    }
+    for (name, value) in fields {
+        written.extend_from_slice(&[&b"\r\n"[..], &name, b":", &value].concat());
+    }
+    written.extend_from_slice(b"\r\n\r\n");
+    written
 }
 
 /// Decodes `bytes` in pieces of `step` bytes; returns the data and where the body ends.
@@ -187,6 +219,47 @@ pub fn connection(input: &[u8]) {
     assert_eq!(whole, serve(bytes, 1));
 }
 
+/// What comes before a connection, and what proxies say of a client: no input panics; of the PROXY protocol's header no byte
+/// behind it is asked for, and the verdict does not depend on how it is split; nobody is believed who is not trusted.
+pub fn proxies(input: &[u8]) {
+    let (step, bytes) = pieces(input);
+    let mut end: usize = 0;
+    let read = loop {
+        match parse_proxy_header(&bytes[..end]) {
+            Ok(ProxyHeader::Incomplete(wanted)) => {
+                assert!(wanted > 0);
+                // A read brings at most what is wanted.
+                end += wanted.min(step);
+                if end > bytes.len() {
+                    break None;
+                }
+            }
+            verdict => break Some(verdict),
+        }
+    };
+    if let Some(verdict) = read {
+        assert_eq!(verdict, parse_proxy_header(bytes));
+        if let Ok(ProxyHeader::Complete { consumed, .. }) = verdict {
+            assert_eq!(consumed, end);
+        }
+    }
+    let mut trusted = TrustedProxies::default();
+    trusted.add("10.0.0.0/8").expect("it is a network");
+    let values = || bytes.split(|&byte| byte == b'\n');
+    let client = trusted.client(values());
+    let _ = forwarded_scheme(values());
+    // Who was told by someone that is not trusted is not the client.
+    let last = values().next_back().and_then(|value| value.rsplit(|&byte| byte == b',').next());
+    let is_trusted = |address: &IpAddr| matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10);
+    let told = TrustedProxies::default().client(last.into_iter());
+    if let Some(told) = told
+        && !is_trusted(&told)
+    {
+        assert_eq!(client, Some(told));
+    }
+    assert_eq!(told.is_none(), client.is_none());
+}
+
 /// The largest message that the fuzzed server takes, in bytes.
 const MAX_MESSAGE: usize = 10_000;
 
@@ -246,6 +319,35 @@ pub fn websocket(input: &[u8]) {
     });
     let whole = converse(bytes, usize::MAX, deflate);
     assert_eq!(whole, converse(bytes, step, deflate));
+}
+
+/// The fields of a WebSocket's handshake, divided by line feeds: no input panics, and what was agreed on is answered by one
+/// head that says nothing of the client's own choice, but for a protocol that it offers.
+pub fn websocket_handshake(input: &[u8]) {
+    let mut fields = input.split(|&byte| byte == b'\n');
+    let mut next = || fields.next().filter(|field| !field.is_empty());
+    let request = HandshakeRequest {
+        method: b"GET",
+        is_http11: true,
+        upgrade: Some(b"websocket"),
+        connection: Some(b"Upgrade"),
+        key: Some(next().unwrap_or(b"dGhlIHNhbXBsZSBub25jZQ==")),
+        version: Some(next().unwrap_or(b"13")),
+        extensions: next(),
+        protocols: next(),
+    };
+    let Ok(handshake) = Handshake::new(&request, Options::default()) else { return };
+    assert!(handshake.deflate().is_none() || request.extensions.is_some());
+    let protocols = handshake.protocols().iter().map(|protocol| Some(protocol.as_str()));
+    for protocol in protocols.chain([None]) {
+        let mut response = Vec::new();
+        handshake.write_response(protocol, &mut response).expect("it was offered");
+        let text = String::from_utf8(response).expect("it is ASCII");
+        let lines: Vec<_> = text.split("\r\n").collect();
+        let count = 6 + usize::from(protocol.is_some()) + usize::from(handshake.deflate().is_some());
+        assert_eq!((lines.len(), lines[0]), (count, "HTTP/1.1 101 Switching Protocols"));
+        assert!(!text.replace("\r\n", "").contains(|letter: char| letter.is_control() && letter != '\t'));
+    }
 }
 
 /// A name server's bytes: no input panics, none that carries another id or repeats another question is believed, and an
