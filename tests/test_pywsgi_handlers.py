@@ -369,3 +369,31 @@ def test_server_can_be_stopped_when_its_socket_is_closed_already(serve, errors):
     server.stop(1)
     assert not server.started
     assert errors.getvalue() == ""
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_methods_of_a_server_are_called_as_often_as_they_must(certificate, is_tls):
+    """Programs extend them: what is released in `close`, for instance, is released once."""
+    names = ["set_listener", "set_spawn", "set_environ", "set_max_accept", "init_socket", "update_environ", "start",
+             "start_accepting", "do_handle", "handle", "get_environ", "do_close", "close", "stop"]
+    if is_tls:
+        names.insert(names.index("handle"), "wrap_socket_and_handle")
+
+    def extended(name):
+        def method(self, *arguments, **options):
+            called.append(name)
+            return getattr(WSGIServer, name)(self, *arguments, **options)
+
+        return method
+
+    called = []
+    own = type("Own", (WSGIServer,), {name: extended(name) for name in names})
+    with own(("127.0.0.1", 0), hello, log=None, **certificate if is_tls else {}) as server:
+        server.start()
+        with (TLSClient if is_tls else Client)(server) as client:
+            client.send(LAST)
+            assert client.answer()[2] == b"hello"
+            assert client.at_end()
+        while "do_close" not in called:
+            gevent.sleep(0.001)
+    assert sorted(called) == sorted(names)

@@ -288,8 +288,9 @@ class BaseServer:
         Without a pool, handlers go on. Switches.
         """
         self.close()
-        if timeout is None:
-            timeout = self.stop_timeout
+        self._end_handlers(self.stop_timeout if timeout is None else timeout)
+
+    def _end_handlers(self, timeout: float) -> None:
         if self.pool:
             self.pool.join(timeout=timeout)
             self.pool.kill(block=True, timeout=1)

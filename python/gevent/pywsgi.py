@@ -643,7 +643,7 @@ class WSGIServer(StreamServer):
                 if not self._changed.wait(max(0, deadline - hub.loop.now())):
                     break
             timeout = max(0, deadline - hub.loop.now())
-        super().stop(timeout)
+        self._end_handlers(timeout)
 
 
 def _load(application: str) -> Any:

@@ -147,13 +147,9 @@ class StreamServer(BaseServer):
             timer.close()
             listener.close()
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Close, and wait for the handlers in the pool for *timeout* seconds (`stop_timeout`); then kill them.
-
-        Without a pool, handlers go on. Switches.
-        """
+    def _end_handlers(self, timeout: float) -> None:
         try:
-            super().stop(timeout)
+            super()._end_handlers(timeout)
         finally:
             self._close_late_listener()
 
