@@ -397,3 +397,28 @@ def test_methods_of_a_server_are_called_as_often_as_they_must(certificate, is_tl
         while "do_close" not in called:
             gevent.sleep(0.001)
     assert sorted(called) == sorted(names)
+
+
+def test_server_may_deal_with_handshakes_that_fail(certificate, errors):
+    class Own(WSGIServer):
+        def wrap_socket_and_handle(self, client_socket, address):
+            try:
+                return super().wrap_socket_and_handle(client_socket, address)
+            except ssl.SSLError as error:
+                failed[address] = error
+
+    failed, log = {}, io.StringIO()
+    with Own(("127.0.0.1", 0), hello, log=None, error_log=log, **certificate) as server:
+        server.start()
+        for sent, kind in [(b"", ssl.SSLEOFError), (b"GET / HTTP/1.1\r\n\r\n", ssl.SSLError)]:
+            with Client(server) as client:
+                address = client.sock.getsockname()
+                client.send(sent)
+                client.sock.shutdown(socket.SHUT_WR)
+                while address not in failed:
+                    gevent.sleep(0.001)
+                assert isinstance(failed[address], kind)
+        with TLSClient(server) as client:
+            assert client.get()[2] == b"hello"
+    assert len(failed) == 2
+    assert errors.getvalue() == log.getvalue() == ""

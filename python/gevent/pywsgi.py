@@ -459,6 +459,8 @@ class WSGIServer(StreamServer):
             self.socket = listen(self.address, self.backlog, self.family, self.reuse_addr, reuse_port=True)
             self.address = self.socket.getsockname()
         super().init_socket()
+        if self.ssl_args:
+            self._handle = self._handle_by_tls
         self.update_environ()
 
     def update_environ(self) -> None:
@@ -559,7 +561,10 @@ class WSGIServer(StreamServer):
         Supervisor(work, self.workers, timeout, report, self.close).run()
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
-        """Make the TLS handshake, for which there is *header_timeout* as for a head, and call the handler. Switches."""
+        """Make the TLS handshake, for which there is *header_timeout* as for a head, and call the handler. Switches.
+
+        Raises what the handshake does. The server writes a line about it to its error log, if it is worth one.
+        """
         handle = self.handle
         own = client_socket.gettimeout()
         if self._handshake_timeout is not None:
@@ -569,20 +574,30 @@ class WSGIServer(StreamServer):
         self._service.begin_handshake(descriptor)
         try:
             tls = self.wrap_socket(client_socket, **self.ssl_args)
-        except OSError as error:
+        except BaseException as error:
             is_served = self._service.end_handshake(descriptor)
-            # As without TLS, clients that are silent or go away are not worth a word.
-            if not is_served or isinstance(error, (TimeoutError, ConnectionError, _SSLEOFError)):
-                return None
-            if not isinstance(error, _SSLError):
-                raise
-            # Whoever speaks something else than TLS to this port gets no more room in the log than by a request.
-            self.error_log.write(f"(from {address}) TLS handshake failed: {error}\n")
-            return None
+            if isinstance(error, OSError):
+                # The server that closes a connection for want of room knows why the handshake has failed.
+                error._ends_handshake = is_served  # type: ignore[attr-defined]
+            raise
         self._service.end_handshake(descriptor)
         with tls:
             tls.settimeout(own)
             return handle(tls, address)
+
+    def _handle_by_tls(self, client_socket: Any, address: Any) -> Any:
+        try:
+            return self.wrap_socket_and_handle(client_socket, address)
+        except OSError as error:
+            is_served = getattr(error, "_ends_handshake", None)
+            # As without TLS, clients that are silent or go away are not worth a word.
+            if is_served is False or (is_served and isinstance(error, (TimeoutError, ConnectionError, _SSLEOFError))):
+                return None
+            if is_served is None or not isinstance(error, _SSLError):
+                raise
+            # Whoever speaks something else than TLS to this port gets no more room in the log than by a request.
+            self.error_log.write(f"(from {address}) TLS handshake failed: {error}\n")
+            return None
 
     def _on_change(self) -> None:
         # Runs in the hub.
