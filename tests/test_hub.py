@@ -371,3 +371,29 @@ def test_modules_that_gevent_imports_itself_are_reached_through_the_package(impo
             assert isinstance(getattr(gevent, name), types.ModuleType), name
         assert not hasattr(gevent, "nonexistent")
     """, imported, reached)
+
+
+@pytest.mark.ours_only("libev aborts the process")
+def test_hub_without_descriptors_is_refused_and_made_later():
+    completed = run_script("""
+        import errno, os, resource
+        import gevent
+        taken = []
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, hard))
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        for wait in (gevent.get_hub, lambda: gevent.sleep(0), lambda: gevent.spawn(int).join()):
+            try:
+                wait()
+            except OSError as error:
+                print(error.errno == errno.EMFILE)
+        for descriptor in taken:
+            os.close(descriptor)
+        gevent.sleep(0)
+        print(gevent.spawn(int).get())
+    """)
+    assert completed.stdout.split() == ["True"] * 3 + ["0"]

@@ -143,7 +143,7 @@ impl PyHub {
         let py = slf.py();
         PyGreenlet::bind_object(slf.as_super());
         // A hub that can't have a poller is of no use: say so now, not at some later wait.
-        host::runtime(py).descriptor()?;
+        host::runtime(py).descriptor().map_err(|error| exceptions::os_error(&error))?;
         // Made here, in the thread that the hub belongs to; others may ask for it.
         let kept = Thread::with(|thread| thread.kept_loop.take()).filter(|kept| !kept.get().is_destroyed());
         let loop_object = match kept {
@@ -359,7 +359,7 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     let runtime = host::runtime(py);
     crate::socket::forget_other_hubs(runtime);
     other_threads::after_fork();
-    runtime.reinit_after_fork()?;
+    runtime.reinit_after_fork().map_err(|error| exceptions::os_error(&error))?;
     loop_::after_fork(py, runtime);
     Ok(())
 }
