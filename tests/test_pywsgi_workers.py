@@ -395,6 +395,24 @@ def test_hangup_brings_a_renewed_certificate(tmp_path, make_certificate):
         until(lambda: shown() == Path(second["certfile"]).read_text(), "new certificate")
 
 
+def test_hangup_with_a_broken_certificate_keeps_the_old_one(tmp_path, certificate):
+    used = {name: str(shutil.copy(path, tmp_path / name)) for name, path in certificate.items()}
+    arguments = [f"--{name}={path}" for name, path in used.items()]
+    with Command(tmp_path, "-w", "2", *arguments).ready() as command:
+        for breaks, message in [
+            (lambda: Path(used["certfile"]).write_text("half"), "is not a PEM file with a certificate"),
+            (lambda: os.unlink(used["certfile"]), "can't read "),
+        ]:
+            breaks()
+            workers = command.two_workers()
+            command.process.send_signal(signal.SIGHUP)
+            until(lambda text=message: text in command.output.read_text(), "word of it")
+            until(lambda old=workers: command.workers() == old, "end of the new workers")
+            assert command.get()[0] == "one"
+        assert used["certfile"] in command.output.read_text()
+        assert "Traceback" not in command.output.read_text()
+
+
 def test_unix_socket_of_the_command(tmp_path):
     path = tmp_path / "socket"
     for _ in range(2):   # the second finds what the first has left

@@ -38,7 +38,10 @@ class _Server(WSGIServer):
 
     def start(self) -> None:
         if self.certificate is not None:
-            self.wrap_socket = _tls_context(*self.certificate).wrap_socket
+            try:
+                self.wrap_socket = _tls_context(*self.certificate).wrap_socket
+            except OSError as error:
+                raise SystemExit(f"{_PROGRAM}: {_certificate_trouble(*self.certificate, error)}") from None
         if isinstance(self.application, str):
             self.application = _application(self.application)
         super().start()
