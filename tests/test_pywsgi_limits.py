@@ -105,6 +105,28 @@ def test_single_bytes_do_not_prolong_the_time_for_a_head(serve):
     assert data.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nX: "])
+def test_single_bytes_do_not_prolong_it_for_a_handler_that_reads_itself(serve, start):
+    class Handler(WSGIHandler):
+        def read_requestline(self):
+            return super().read_requestline()
+
+    with Client(serve(hello, handler_class=Handler, header_timeout=0.2)) as client:
+        client.sock.settimeout(0.01)
+        client.send(start)
+        ended = False
+        while not ended:
+            try:
+                client.send(b"x")
+                data = client.sock.recv(100)
+                assert not data or data.startswith(b"HTTP/1.1 408 ")
+                ended = True
+            except TimeoutError:
+                pass
+            except OSError:
+                ended = True
+
+
 def test_silent_new_connection_is_closed(serve):
     with Client(serve(hello, header_timeout=0.05)) as client:
         assert client.at_end()

@@ -296,12 +296,21 @@ impl Connection {
             (head, idle) => head.or(idle),
         };
         let is_waiting = self.with_unread(<[u8]>::is_empty);
-        if is_waiting {
+        let line = if is_waiting {
             self.idle_patience(py, None, false, Awaited::between_heads(!is_new))?;
-        }
-        let line = self.read_line(py, limit, patience.map_or(Patience::Unlimited, Patience::For));
+            self.fill(py, 0, patience.map_or(Patience::Unlimited, Patience::For))
+        } else {
+            Ok(0)
+        };
+        // Once it has begun, each byte that comes does not prolong it.
+        let line = line.and_then(|_| self.read_line(py, limit, self.line_patience(py)?));
         self.end_waiting(is_waiting);
         line
+    }
+
+    fn line_patience(&self, py: Python<'_>) -> PyResult<Patience> {
+        let Some(limit) = self.inner.bounds.header_timeout else { return Ok(Patience::Unlimited) };
+        Ok(Patience::Until(py_hub::ensure(py)?.clock().now().after(limit)))
     }
 
     /// Whether a request's head is in the buffer.

@@ -58,10 +58,13 @@ pub(super) fn is_authority(bytes: &[u8]) -> bool {
         return false;
     }
     match host {
-        // RFC 3986 section 3.2.2: IP-literal = "[" ( IPv6address / IPvFuture ) "]".
+        // RFC 3986 section 3.2.2: IP-literal = "[" ( IPv6address / IPvFuture ) "]". Python's http.client leaves the zone of
+        // a link-local address there, as it is or as RFC 6874 section 2 has it.
         [b'[', address @ .., b']'] => {
             !address.is_empty()
-                && address.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'-' | b'_'))
+                && address.iter().all(|&byte| {
+                    byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'-' | b'_' | b'~' | b'%')
+                })
         }
         // RFC 3986 section 3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ).
         [_, ..] => host.iter().all(|&byte| {
@@ -95,7 +98,9 @@ mod tests {
 
     #[test]
     fn authority_is_host_and_port() {
-        for right in ["a", "a:80", "a:", "my_service.local:1", "127.0.0.1", "[::1]", "[::1]:80", "[fe80::1]", "%41"] {
+        for right in
+            ["a", "a:80", "a:", "my_service.local:1", "127.0.0.1", "[::1]", "[::1]:80", "[fe80::1%25eth0]:80", "%41"]
+        {
             assert!(is_authority(right.as_bytes()), "{right}");
         }
         for wrong in
