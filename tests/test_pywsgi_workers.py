@@ -40,6 +40,10 @@ def application(environ, start_response):
             gevent.sleep(0.01)
     if environ["PATH_INFO"] == "/exit":
         raise SystemExit(3)
+    if "wsgi.websocket" in environ:
+        for message in environ["wsgi.websocket"]:
+            environ["wsgi.websocket"].send(f"{{VERSION}} {{message}}")
+        return []
     environ["wsgi.input"].read()
     start_response("200 OK", [])
     return [f"{{VERSION}} {{os.getpid()}} {{environ['wsgi.multiprocess']}}".encode()]
@@ -411,6 +415,45 @@ def test_hangup_with_a_broken_certificate_keeps_the_old_one(tmp_path, certificat
             assert command.get()[0] == "one"
         assert used["certfile"] in command.output.read_text()
         assert "Traceback" not in command.output.read_text()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_websockets_are_told_when_their_worker_ends(tmp_path, certificate, is_tls):
+    """By the code 1001, going away, of RFC 6455 section 7.4.1."""
+    def opened():
+        """Return a connection that has sent a message to its worker, and the file of what comes."""
+        sock = stack.enter_context(command.connect())
+        file = stack.enter_context(sock.makefile("rb"))
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        assert b" 101 " in file.readline()
+        assert list(iter(file.readline, b"\r\n"))
+        # A text message with a mask that changes nothing.
+        sock.sendall(b"\x81\x82\0\0\0\0hi")
+        return sock, file
+
+    def bid_farewell(sock, file):
+        assert file.read(4) == b"\x88\x02\x03\xe9"
+        sock.sendall(b"\x88\x82\0\0\0\0\x03\xe9")
+        assert file.read() == b""
+
+    arguments = ["-w", "2"]
+    if is_tls:
+        arguments += ["--certfile", certificate["certfile"], "--keyfile", certificate["keyfile"]]
+    with Command(tmp_path, *arguments).ready() as command, contextlib.ExitStack() as stack:
+        former = [opened() for _ in range(6)]
+        for _, file in former:
+            assert file.read(8) == b"\x81\x06one hi"
+        command.write("two")
+        command.process.send_signal(signal.SIGHUP)
+        for connection in former:
+            bid_farewell(*connection)
+        until(lambda: command.get()[0] == "two", "new version")
+        sock, file = opened()
+        assert file.read(8) == b"\x81\x06two hi"
+        command.process.send_signal(signal.SIGTERM)
+        bid_farewell(sock, file)
+        assert command.process.wait(30) == 0
 
 
 def test_unix_socket_of_the_command(tmp_path):
