@@ -878,7 +878,7 @@ def test_file_wrapper_sends_a_file_from_its_position(serve, tmp_path, kind, leng
     content = bytes(range(256)) * 4000
     path = tmp_path / "file"
     path.write_bytes(gzip.compress(content) if kind == "gzip" else content)
-    closed = []
+    closed, places = [], []
 
     def application(environ, start_response):
         file = {
@@ -890,7 +890,7 @@ def test_file_wrapper_sends_a_file_from_its_position(serve, tmp_path, kind, leng
         assert file.read(3) == content[:3]
         wrapper = environ["wsgi.file_wrapper"](file, 4096)
         close = wrapper.close
-        wrapper.close = lambda: (close(), closed.append(file.closed))
+        wrapper.close = lambda: (places.append(file.tell()), close(), closed.append(file.closed))
         start_response("200 OK", [("Content-Length", str(length))] if length is not None else [])
         if kind in ("bytes", "gzip") and length is not None:
             return [content[3:3 + length]]   # who iterates must not send more than was announced
@@ -906,6 +906,8 @@ def test_file_wrapper_sends_a_file_from_its_position(serve, tmp_path, kind, leng
             assert client.answer(head_only=True)[1]["content-length"] == headers["content-length"]
         assert client.get()[0] == 200
     assert all(closed)
+    # The kernel sends what nobody has read.
+    assert set(places) == ({3} if kind in ("file", "unbuffered") else {len(content)} if length is None else set())
 
 
 @pytest.mark.ours_only("the real server has no wsgi.file_wrapper")
