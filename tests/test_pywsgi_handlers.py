@@ -11,6 +11,7 @@ import pytest
 from gevent import pool, socket, ssl
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from http_client import Client, TLSClient, hello
+from implementation import run_script
 
 UPGRADE = b"GET /socket HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 TUNNEL = b"CONNECT there:443 HTTP/1.1\r\nHost: there:443\r\n\r\n"
@@ -422,3 +423,72 @@ def test_server_may_deal_with_handshakes_that_fail(certificate, errors):
             assert client.get()[2] == b"hello"
     assert len(failed) == 2
     assert errors.getvalue() == log.getvalue() == ""
+
+
+def test_processes_that_are_forked_with_a_listener():
+    """The recipe by which programs used several processors: a listener of `_tcp_listener`, and a server in each."""
+    run_script("""
+        from gevent import monkey; monkey.patch_all()
+        import multiprocessing, os
+        from gevent import socket
+        from gevent.pywsgi import WSGIServer
+        from gevent.server import _tcp_listener
+
+        def application(environ, start_response):
+            start_response("200 OK", [("Connection", "close")])
+            return [b"%d" % os.getpid()]
+
+        def serve(listener):
+            WSGIServer(listener, application, log=None).serve_forever()
+
+        listener = _tcp_listener(("127.0.0.1", 0), backlog=100, reuse_addr=True)
+        fork = multiprocessing.get_context("fork")
+        processes = [fork.Process(target=serve, args=(listener,), daemon=True) for _ in range(2)]
+        for process in processes:
+            process.start()
+        pids = set()
+        while len(pids) < 2:
+            with socket.create_connection(listener.getsockname(), timeout=30) as client:
+                client.sendall(b"GET / HTTP/1.1\\r\\nHost: t\\r\\n\\r\\n")
+                pids.add(int(client.makefile("rb").read().split()[-1]))
+        assert pids == {process.pid for process in processes}
+        for process in processes:
+            process.terminate()
+            process.join()
+            assert process.exitcode == -15
+    """)
+
+
+def test_server_in_a_thread_of_its_own():
+    """As programs without patching have one beside what they do."""
+    run_script("""
+        import threading, urllib.request
+        import gevent
+        from gevent.pywsgi import WSGIServer
+
+        def application(environ, start_response):
+            start_response("200 OK", [])
+            return [threading.current_thread().name.encode()]
+
+        def serve():
+            server = WSGIServer(("127.0.0.1", 0), application, log=None)
+            server.init_socket()
+            known.append(server.server_port)
+            server.start()
+            stop = gevent.get_hub().loop.async_()
+            stop.start(lambda: gevent.spawn(server.stop, 1))
+            known.append(stop)
+            ready.set()
+            server.serve_forever()
+
+        known, ready = [], threading.Event()
+        thread = threading.Thread(target=serve, name="server")
+        thread.start()
+        assert ready.wait(30)
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://127.0.0.1:{known[0]}/", timeout=30) as answer:
+                assert answer.read() == b"server"
+        known[1].send()
+        thread.join(30)
+        assert not thread.is_alive()
+    """)

@@ -306,7 +306,7 @@ class BaseServer:
             Greenlet.spawn(self.stop, timeout=stop_timeout).join()
 
 
-def _parse(address: Any) -> tuple[Any, Any]:
+def _parse_address(address: Any) -> tuple[Any, Any]:
     if isinstance(address, tuple):
         ipv6 = not address[0] or ":" in address[0]
         return (_socket.AF_INET6 if ipv6 else _socket.AF_INET), address
@@ -328,6 +328,6 @@ def parse_address(address: Any) -> tuple[Any, Any]:
     A pair (host, port), "host:port", "[host]:port", a port. Raises ValueError or TypeError for anything else.
     """
     try:
-        return _parse(address)
+        return _parse_address(address)
     except ValueError as error:
         raise ValueError(f"Failed to parse address {address!r}: {error}") from None

@@ -43,6 +43,17 @@ def listen(address: Any, backlog: int, family: int, reuse_addr: int | None, reus
     return listener
 
 
+def _tcp_listener(address: Any, backlog: int = 50, reuse_addr: int | None = None,
+                  family: int = _socket.AF_INET) -> socket:
+    # Programs that fork before they serve make their listener by it.
+    return listen(address, backlog, family, reuse_addr)
+
+
+def _udp_socket(address: Any, backlog: int = 50, reuse_addr: int | None = None,
+                family: int = _socket.AF_INET) -> socket:
+    return _bound(address, _socket.SOCK_DGRAM, family, reuse_addr)
+
+
 class StreamServer(BaseServer):
     """A TCP server that calls ``handle(socket, address)`` in a greenlet for each connection.
 
