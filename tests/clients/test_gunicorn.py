@@ -167,7 +167,9 @@ def test_requests_in_flight_are_answered_when_it_ends(worker, tmp_path):
 
 
 def test_workers_are_replaced_after_so_many_requests_and_none_fails(tmp_path):   # gevent_pywsgi's don't count them
-    with Gunicorn(tmp_path, "gevent", "-w", "2", "--max-requests", "20") as gunicorn, Load(gunicorn.connect) as load:
+    # A worker that boots when gunicorn ends misses the signal, and is waited for in vain.
+    arguments = ["-w", "2", "--max-requests", "20", "--graceful-timeout", "5"]
+    with Gunicorn(tmp_path, "gevent", *arguments) as gunicorn, Load(gunicorn.connect) as load:
         until(lambda: len({pid for _, pid, *_ in load.answers}) >= 4, "four workers one after the other")
     assert load.failures == []
 
