@@ -1,6 +1,7 @@
 """pywsgi's limits and time-outs, and who is closed when there are too many."""
 import contextlib
 import re
+import time
 
 import gevent
 import pytest
@@ -326,6 +327,31 @@ def test_connections_wait_for_workers_that_memory_is_wanting_for():
         print("answered", len(clients) > 10)
     """)
     assert completed.stdout == "answered True\n"
+
+
+def test_client_that_sends_requests_ahead_does_not_keep_the_others_waiting(serve):
+    COUNT = 40
+    served, seen = [], set()
+
+    def application(environ, start_response):
+        # Work, for longer than one client's turn is.
+        end = time.perf_counter() + 0.002
+        while time.perf_counter() < end:
+            pass
+        served.append(environ["PATH_INFO"])
+        return hello(environ, start_response)
+
+    def other():
+        while len(served) < COUNT:
+            seen.add(len(served))
+            gevent.sleep(0)
+
+    with Client(serve(application)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * COUNT)
+        gevent.spawn(other).join()
+        for _ in range(COUNT):
+            assert client.answer()[0] == 200
+    assert len(seen) >= COUNT // 2
 
 
 def test_five_thousand_slow_heads_do_not_stop_service():

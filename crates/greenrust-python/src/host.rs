@@ -449,6 +449,22 @@ pub fn begin_park(py: Python<'_>, waiting_for: WaitingFor) -> PyResult<(&'static
     }
 }
 
+/// Lets the other greenlets that are ready go first, for a greenlet that has run for long: the hub looks whether it is time
+/// to poll. In the hub greenlet, which cannot wait, it does nothing.
+///
+/// # Errors
+///
+/// What is thrown into the greenlet meanwhile.
+pub fn take_turn(py: Python<'_>) -> PyResult<()> {
+    let hub = py_hub::ensure(py)?;
+    let Ok(waker) = hub.begin_park(WaitingFor::Turn) else { return Ok(()) };
+    if !waker.greenlet().has_interrupt() {
+        waker.unpark();
+    }
+    hub.end_turn();
+    park(py, hub, &waker, None, true).map(drop)
+}
+
 /// Has another thread's hub, or this thread's, run `call`. The caller sees to it that the hub is allocated.
 ///
 /// A hub that was closed drops the call.

@@ -681,6 +681,12 @@ impl Hub {
         wake
     }
 
+    /// Ends the turn, so that the hub looks at the time when the running greenlet parks: [`TURN`] hand-overs are soon over
+    /// as a rule, but not if each of them takes as long as this one did.
+    pub fn end_turn(&self) {
+        self.turn.set(0);
+    }
+
     /// Lets every other greenlet that is ready take its turn.
     ///
     /// # Errors

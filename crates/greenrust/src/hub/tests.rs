@@ -183,6 +183,41 @@ fn closing_a_registered_socket_wakes_its_waiter() {
 }
 
 #[test]
+fn who_runs_for_long_and_ends_its_turn_lets_the_hub_poll() {
+    for ends in [false, true] {
+        in_thread(move |hub| {
+            use std::io::Write;
+            use std::os::fd::AsRawFd;
+            // Once the hub looks at the time, the next look finds the interval over.
+            hub.set_switch_interval(Duration::ZERO);
+            let (one, mut two) = std::os::unix::net::UnixStream::pair().unwrap();
+            one.set_nonblocking(true).unwrap();
+            let descriptor = one.as_raw_fd();
+            hub.register(descriptor).unwrap();
+            let is_served = Rc::new(Cell::new(false));
+            let served = is_served.clone();
+            spawn(hub, move || {
+                Hub::current().wait_ready(descriptor, Direction::Read, None, None).unwrap();
+                served.set(true);
+            });
+            while !hub.has_waiter(descriptor, Direction::Read) {
+                hub.yield_now().unwrap();
+            }
+            two.write_all(b"x").unwrap();
+            let mut turns = 0;
+            while !is_served.get() {
+                turns += 1;
+                if ends {
+                    hub.end_turn();
+                }
+                hub.yield_now().unwrap();
+            }
+            assert_eq!(turns <= 4, ends, "{turns} turns");
+        });
+    }
+}
+
+#[test]
 fn a_foreign_descriptor_is_waited_for_by_level() {
     in_thread(|hub| {
         use std::io::Write;

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use greenrust::hub::{Direction, WaitingFor};
+use greenrust::hub::Direction;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -71,9 +71,7 @@ impl Connection {
         self.inner.reads.set(reads);
         if reads > READS_IN_A_TURN {
             self.inner.reads.set(0);
-            let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
-            waker.unpark();
-            host::park(py, hub, &waker, None, true)?;
+            host::take_turn(py)?;
         }
         let mut deadline = Deadline::with_patience(patience, &self.inner.alarm);
         self.with_socket(py, |socket| {

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use greenrust::hub::{Direction, WaitingFor};
+use greenrust::hub::Direction;
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -101,9 +101,7 @@ impl Connection {
         while sent < count {
             pieces += 1;
             if pieces % SENDS_IN_A_TURN == 0 {
-                let (hub, waker) = host::begin_park(py, WaitingFor::Turn)?;
-                waker.unpark();
-                host::park(py, hub, &waker, None, true)?;
+                host::take_turn(py)?;
             }
             let piece = usize::try_from(count - sent).map_or(LARGEST_SENT_BYTES, |left| left.min(LARGEST_SENT_BYTES));
             let outcome = self.with_socket(py, |socket| {
