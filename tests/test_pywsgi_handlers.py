@@ -143,7 +143,8 @@ def test_handler_answers_for_an_application_that_fails(serve, errors):
 
     with Client(serve(application, handler_class=Handler)) as client:
         status, _, body = client.get("/fails")
-        assert (status, body) == (503, b"integer division or modulo by zero")
+        # CPython's words differ from version to version.
+        assert status == 503 and body.endswith(b"by zero")
         assert client.get("/fine")[2] == b"hello"
     assert errors.getvalue() == ""
 
