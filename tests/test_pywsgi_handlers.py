@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent import pool, socket, ssl
 from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.server import StreamServer
 from http_client import Client, TLSClient, hello
 from implementation import run_script
 
@@ -333,6 +334,43 @@ def test_handler_that_gives_its_socket_to_another_greenlet(serve, errors):
         assert client.at_end()
     server.stop(1)
     assert errors.getvalue() == ""
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+def test_handler_without_a_wsgi_server(has_file):
+    """Programs run handlers in servers of their own, with what a handler asks of its server."""
+    class Environment:
+        log, error_log = io.StringIO(), io.StringIO()
+        environ_class, secure_environ_class = dict, dict
+        loop = gevent.get_hub().loop
+
+        @staticmethod
+        def application(environ, start_response):
+            start_response("200 OK", [])
+            return [environ["ITS_OWN"].encode(), environ["PATH_INFO"].encode(), environ["wsgi.input"].read()]
+
+        @staticmethod
+        def get_environ():
+            return {"ITS_OWN": "yes", "wsgi.url_scheme": "http"}
+
+    def handle(connection, address):
+        file = [connection.makefile("rb")] if has_file else []
+        WSGIHandler(connection, address, Environment, *file).handle()
+
+    with StreamServer(("127.0.0.1", 0), handle) as server:
+        server.start()
+        with Client(server) as client:
+            client.send(b"POST /a HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nabc" + LAST)
+            assert client.answer()[2] == b"yes/aabc"
+            assert client.answer()[2] == b"yes/last"
+            assert client.at_end()
+        with Client(server) as client:
+            client.send(b"BAD\r\n\r\n")
+            assert client.answer()[0] == 400
+            assert client.at_end()
+    requests = [line.split('"')[1] for line in Environment.log.getvalue().splitlines()]
+    assert requests == ["POST /a HTTP/1.1", "GET /last HTTP/1.1", "BAD"]
+    assert "'BAD" in Environment.error_log.getvalue()
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------
