@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use greenrust::clock::Instant;
 use greenrust::hub::{Host, Hub, RawGreenlet, Remote, WaitingFor, Wake, Waker};
 use greenrust::wait_queue::WaitError;
 use pyo3::exceptions::PyRuntimeError;
@@ -463,6 +464,35 @@ pub fn take_turn(py: Python<'_>) -> PyResult<()> {
     }
     hub.end_turn();
     park(py, hub, &waker, None, true).map(drop)
+}
+
+/// How long a greenlet answers what a peer has sent ahead, or makes what a quick peer takes at once.
+const TURN: Duration = Duration::from_millis(1);
+
+/// As [`take_turn`], but only if no greenlet has left another one for longer than [`TURN`], as far as earlier calls tell: for
+/// loops that need not wait as long as a peer keeps them busy.
+///
+/// # Errors
+///
+/// What is thrown into the greenlet meanwhile.
+pub fn take_turn_if_due(py: Python<'_>) -> PyResult<()> {
+    thread_local! {
+        /// The hub's number of switches at a call, and when that was.
+        static RUN: Cell<Option<(u64, Instant)>> = const { Cell::new(None) };
+    }
+    let hub = py_hub::ensure(py)?;
+    let now = hub.clock().now();
+    match RUN.get() {
+        Some((switches, began)) if switches == hub.switches() => {
+            if now.since(began) < TURN {
+                return Ok(());
+            }
+            take_turn(py)?;
+            RUN.set(Some((hub.switches(), hub.clock().now())));
+        }
+        _ => RUN.set(Some((hub.switches(), now))),
+    }
+    Ok(())
 }
 
 /// Has another thread's hub, or this thread's, run `call`. The caller sees to it that the hub is allocated.

@@ -324,6 +324,7 @@ impl WebSocket {
         let inner = &*self.inner;
         let mut has_pinged = false;
         loop {
+            host::take_turn_if_due(py)?;
             match self.take(py)? {
                 Received::Message(message) => return Ok(Some(message)),
                 Received::Closed => return Ok(None),

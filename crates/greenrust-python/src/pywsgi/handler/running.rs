@@ -10,6 +10,7 @@ use super::logging::log_step;
 use super::writing::{append_header, send_failed, send_step, write, write_data, write_step};
 use super::{Handler, This};
 use crate::exceptions::WebSocketError;
+use crate::host;
 use crate::pywsgi::input::{Input, Rest};
 use crate::pywsgi::stock::{self, Step};
 use crate::pywsgi::{access_log, text};
@@ -208,6 +209,7 @@ pub(super) fn process_result(slf: This<'_, '_>) -> PyResult<()> {
                 if inner.headers_sent.get() && this.is_bodiless(py) && !inner.overrides.get().has_any(WRITING) {
                     break;
                 }
+                host::take_turn_if_due(py)?;
             }
         }
     }

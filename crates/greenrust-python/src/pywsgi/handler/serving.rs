@@ -27,9 +27,6 @@ const LINGER_BYTES: usize = 1 << 18;
 
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// How long the requests that a client has sent ahead are answered one after another, before others get a turn.
-const TURN: Duration = Duration::from_millis(1);
-
 /// What comes after a request.
 pub(super) enum Outcome {
     /// The connection is closed, or to be closed.
@@ -268,7 +265,6 @@ fn serve(slf: This<'_, '_>, may_doze: bool, worker: Option<&Worker<'_>>) -> PyRe
     if !inner.has_served.get() {
         prepare(slf)?;
     }
-    let mut turn_began = None;
     while inner.socket.is_set() {
         inner.time_start.set(access_log::now());
         inner.time_finish.set(0.0);
@@ -289,12 +285,9 @@ fn serve(slf: This<'_, '_>, may_doze: bool, worker: Option<&Worker<'_>>) -> PyRe
             Outcome::Continue => {
                 let is_next_there =
                     this.connection(py).is_some_and(|connection| connection.get().with_unread(|rest| !rest.is_empty()));
-                let began = turn_began.filter(|_| is_next_there).unwrap_or(inner.time_start.get());
-                let is_over = is_next_there && (access_log::now() - began).abs() >= TURN.as_secs_f64();
-                if is_over {
-                    host::take_turn(py)?;
+                if is_next_there {
+                    host::take_turn_if_due(py)?;
                 }
-                turn_began = (is_next_there && !is_over).then_some(began);
             }
             Outcome::Idle(idle) => return Ok(Some(idle)),
             Outcome::Answer(status, body) => {
