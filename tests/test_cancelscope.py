@@ -11,6 +11,7 @@ from gevent.hub import Waiter
 from gevent.lock import RLock, Semaphore
 from gevent.pool import Pool
 from gevent.queue import Queue
+from implementation import run_script
 
 pytestmark = pytest.mark.ours_only("gevent has no cancel scopes")
 
@@ -394,3 +395,28 @@ def test_greenlet_that_ends_by_cancelled_is_reported_to_nobody(errors):
     greenlet.join()
     assert isinstance(greenlet.value, gevent.Cancelled)
     assert errors.getvalue() == ""
+
+
+def test_scopes_may_be_nested_deeper_than_the_stack_has_room_for():
+    run_script("""
+        import gevent
+        COUNT = 200_000
+
+        def enter():
+            scopes = [gevent.CancelScope() for _ in range(COUNT)]
+            for scope in scopes:
+                scope.__enter__()
+            return scopes
+
+        scopes = enter()
+        scopes[0].cancel()
+        try:
+            gevent.sleep(0)
+        except BaseException as error:
+            for scope in reversed(scopes):
+                caught = scope.__exit__(type(error), error, error.__traceback__)
+            assert caught
+        gevent.sleep(0)
+        # One that ends in its scopes.
+        gevent.spawn(lambda: enter() and None).join()
+    """)

@@ -53,6 +53,16 @@ pub(super) struct State {
     mark: Cell<usize>,
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        // One after the other: each that ends here would end its parent within itself.
+        let mut next = self.parent.take();
+        while let Some(Scope(parent)) = next {
+            next = Rc::into_inner(parent).and_then(|state| state.parent.take());
+        }
+    }
+}
+
 /// A region of code that can be cancelled. Cloning gives another handle. It is used once: entered, then left.
 #[derive(Clone, Default)]
 pub struct Scope(Rc<State>);
@@ -149,17 +159,20 @@ impl Scope {
 
     /// Finds out anew whether the scope is in force; if that has changed, tells its members and all that is below.
     fn update(&self) {
-        let in_force = self.is_cancelled() || self.is_reached_from_above();
-        if self.0.in_force.replace(in_force) == in_force {
-            return;
-        }
-        let members: Vec<_> = self.0.members.borrow().iter().filter_map(|(_, member)| member.upgrade()).collect();
-        for member in members {
-            RawGreenlet(member).note_scope(in_force);
-        }
-        let children: Vec<_> = self.0.children.borrow().iter().filter_map(|(_, child)| child.upgrade()).collect();
-        for child in children {
-            Scope(child).update();
+        // Scopes may be nested deeper than the stack has room for.
+        let mut to_update = vec![self.clone()];
+        while let Some(scope) = to_update.pop() {
+            let in_force = scope.is_cancelled() || scope.is_reached_from_above();
+            if scope.0.in_force.replace(in_force) == in_force {
+                continue;
+            }
+            let members: Vec<_> = scope.0.members.borrow().iter().filter_map(|(_, member)| member.upgrade()).collect();
+            for member in members {
+                RawGreenlet(member).note_scope(in_force);
+            }
+            let from = to_update.len();
+            to_update.extend(scope.0.children.borrow().iter().filter_map(|(_, child)| child.upgrade().map(Scope)));
+            to_update[from..].reverse();
         }
     }
 
