@@ -297,6 +297,56 @@ def test_c_code_may_use_a_megabyte_of_stack(deep_c_library):
     )
 
 
+CHAINS = {
+    "parents": "g = lowlevel.greenlet(int, v)",
+    "results of results": "g = AsyncResult(); g.set(v)",
+    "links to results": "g = AsyncResult(); g.rawlink(v or int)",
+    "greenlets that return greenlets": "g = gevent.spawn(lambda v: v, v); g.join()",
+    "queues in queues": "g = Queue(); g.put(v)",
+    "simple queues in simple queues": "g = SimpleQueue(); g.put(v)",
+    "a bit of all": "b = AsyncResult(); b.set(gevent.spawn(lambda v: v, v)); b.value.join(); g = Queue(); g.put(b)",
+}
+
+
+@pytest.mark.ours_only("the real gevent crashes at some")
+@pytest.mark.parametrize("kind", CHAINS)
+def test_long_chain_of_objects_is_freed(kind):
+    # To make a greenlet, its parents are looked through for a circle.
+    count = 20_000 if kind == "parents" else 100_000
+    completed = run_script(f"""
+        import gc, gevent, weakref
+        from gevent.event import AsyncResult
+        from gevent.queue import Queue, SimpleQueue
+        v = None
+        freed = []
+        for number in range({count}):
+            {CHAINS[kind]}
+            if number % ({count} // 10) == 0:
+                freed.append(weakref.ref(g))
+            v = g
+        assert all(ref() is not None for ref in freed)
+        g = q = v = None
+        gc.collect()
+        print([ref() for ref in freed])
+    """)
+    assert completed.stdout == f"{[None] * 10}\n"
+
+
+@pytest.mark.ours_only("the real gevent crashes")
+@pytest.mark.parametrize("how", ["switch('value')", "throw(KeyError('value'))"])
+def test_outcome_goes_up_a_long_chain_of_parents(how):
+    completed = run_script(f"""
+        g = lowlevel.getcurrent()
+        for _ in range(20_000):
+            g = lowlevel.greenlet(lambda value: value, g)
+        try:
+            print(g.{how})
+        except KeyError as error:
+            print(error.args[0])
+    """)
+    assert completed.stdout == "value\n"
+
+
 @pytest.mark.ours_only("the real gevent has no such setting")
 @pytest.mark.parametrize("size", [1 << 20, 4 << 20, 16 << 20])
 def test_stack_size_is_set_by_the_environment(size):

@@ -18,6 +18,7 @@ use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::links::Links;
+use crate::nesting;
 use crate::timeout::Limit;
 
 /// Adds the classes to the module.
@@ -170,6 +171,14 @@ struct Fields {
     failure: RefCell<Option<Failure>>,
     waiters: WaitQueue,
     links: Links,
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        if let Some(value) = self.value.take() {
+            nesting::free(value);
+        }
+    }
 }
 
 /// AsyncResult()
@@ -453,8 +462,10 @@ impl PyAsyncResult {
     }
 
     fn __clear__(&self) {
-        let old = (self.fields.value.take(), self.fields.failure.take());
-        drop(old);
+        if let Some(value) = self.fields.value.take() {
+            nesting::free(value);
+        }
+        drop(self.fields.failure.take());
         self.fields.links.clear();
     }
 }

@@ -18,6 +18,7 @@ mod local;
 mod lock;
 mod loop_;
 mod lowlevel;
+mod nesting;
 mod other_greenlet;
 mod other_threads;
 mod pywsgi;

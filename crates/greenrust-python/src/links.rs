@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::hub as py_hub;
+use crate::nesting;
 
 /// The links of one object.
 #[derive(Default)]
@@ -22,6 +23,14 @@ pub struct Links {
     /// The hub in which they are called.
     home: RefCell<Option<Py<PyAny>>>,
     is_scheduled: Cell<bool>,
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        for callback in self.callbacks.take() {
+            nesting::free(callback);
+        }
+    }
 }
 
 impl Links {

@@ -31,6 +31,7 @@ use crate::greenlet::deadline;
 use crate::host;
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
+use crate::nesting;
 use crate::other_threads::Turn;
 use crate::timeout::Limit;
 
@@ -159,6 +160,14 @@ struct PyStore {
     turn: Turn,
     /// The queue object, which this is a part of.
     owner: Cell<*mut ffi::PyObject>,
+}
+
+impl Drop for PyStore {
+    fn drop(&mut self) {
+        if let Items::Native(items) = self.items.replace(Items::Native(VecDeque::new())) {
+            items.into_iter().for_each(nesting::free);
+        }
+    }
 }
 
 impl PyStore {

@@ -29,6 +29,7 @@ use crate::gil::Gil;
 use crate::host;
 use crate::hub as py_hub;
 use crate::lowlevel::{self, PyGreenlet};
+use crate::nesting;
 use crate::spawn_tree::SpawnStack;
 
 pub use running::{refused, run_scheduled};
@@ -107,6 +108,14 @@ fn hub_of(greenlet: &PyGreenlet) -> &Hub {
 
 fn hub_object(py: Python<'_>) -> PyResult<Py<PyGreenlet>> {
     Ok(py_hub::get_hub(py)?.cast_into::<PyGreenlet>()?.unbind())
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        if let Outcome::Value(value) = self.outcome.replace(Outcome::Pending) {
+            nesting::free(value);
+        }
+    }
 }
 
 impl Fields {

@@ -8,6 +8,7 @@ use super::PyGreenlet;
 use crate::exceptions::{GreenletError, GreenletExit};
 use crate::host::{self, Payload, Thread};
 use crate::hub as py_hub;
+use crate::nesting;
 use crate::thread_state::{self};
 
 type Destructor = unsafe extern "C" fn(*mut ffi::PyObject);
@@ -80,8 +81,19 @@ pub unsafe fn end_and_deallocate(object: *mut ffi::PyObject, original: Destructo
             return;
         }
     }
+    let parent = this.fields.parent.take();
     // SAFETY: nobody refers to the object.
     unsafe { original(object) };
+    let Some(parent) = parent.map(Py::into_ptr) else { return };
+    // SAFETY: the reference is this function's own, and is given up once.
+    unsafe {
+        // A chain of parents may be long; mostly it is the hub, which others have as well.
+        if ffi::Py_REFCNT(parent) > 1
+            || Python::try_attach(|py| nesting::free(Bound::from_owned_ptr(py, parent).unbind())).is_none()
+        {
+            ffi::Py_DECREF(parent);
+        }
+    }
 }
 
 /// Makes a class end its suspended greenlets when they are deallocated; before any class is derived from it.
