@@ -13,7 +13,7 @@ class Client:
     """One HTTP/1.1 connection that reads answers by their framing."""
 
     def __init__(self, server):
-        self.sock = socket.create_connection(("127.0.0.1", server.server_port), timeout=5)
+        self.sock = socket.create_connection((server.server_host, server.server_port), timeout=5)
         self.file = self.sock.makefile("rb")
 
     def __enter__(self):

@@ -131,3 +131,22 @@ def test_wrong_arguments_are_refused_at_the_call(call, error):
 
     with pytest.raises(error):
         call()
+
+
+@pytest.mark.ours_only("the real gevent has no native code that panics")
+@pytest.mark.parametrize("spawn", ["gevent.spawn", "gevent.spawn_raw"])
+def test_panic_of_native_code_ends_its_greenlet_alone(spawn):
+    completed = run_script(f"""
+        import gevent
+        # What PyO3 makes of a panic, and what becomes a panic again when it reaches native code.
+        panic = next(kind for kind in BaseException.__subclasses__() if kind.__name__ == "PanicException")
+
+        def fail():
+            raise panic("broken")
+
+        {spawn}(fail)
+        gevent.sleep(0.01)
+        print("goes on")
+    """)
+    assert completed.stdout == "goes on\n"
+    assert "RuntimeError: greenrust has a defect, please report it: broken" in completed.stderr

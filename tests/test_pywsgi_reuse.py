@@ -10,7 +10,8 @@ import gevent
 import pytest
 from gevent import local, pywsgi, socket
 from gevent.event import Event
-from http_client import Client, hello
+from http_client import Client, hello, until
+from implementation import IS_GREENRUST
 
 COUNT = 5
 
@@ -19,9 +20,9 @@ COUNT = 5
 def serve():
     servers = []
 
-    def start(application, **options):
+    def start(application, host="127.0.0.1", **options):
         options.setdefault("log", None)
-        server = pywsgi.WSGIServer(("127.0.0.1", 0), application, error_log=io.StringIO(), **options)
+        server = pywsgi.WSGIServer((host, 0), application, error_log=io.StringIO(), **options)
         server.start()
         servers.append(server)
         return server
@@ -446,4 +447,152 @@ def test_stop_answers_the_requests_of_resting_connections(connect):
         status, headers, body = client.answer()
         assert (status, body) == (200, b"hello")
         assert headers.get("connection") == "close"
+        assert client.at_end()
+
+
+# -- connections that are kept, and idle between their requests ---------------------------------------------------
+
+
+def until_idle(server, count=1):
+    """Wait until so many connections are idle; the real server does not tell."""
+    if IS_GREENRUST:
+        until(lambda: server._service.dozing == count)
+    else:
+        gevent.sleep(0.01)
+
+
+def address_of(client):
+    return tuple(map(str, client.sock.getsockname()[:2]))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_kept_connection_has_its_own_address_socket_and_timeout(serve, host):
+    def application(environ, start_response):
+        handler = start_response.__self__
+        seen.append((environ["REMOTE_ADDR"], environ["REMOTE_PORT"]))
+        assert tuple(map(str, handler.client_address[:2])) == seen[-1]
+        assert handler.socket.getpeername()[:2] == handler.client_address[:2]
+        timeouts.setdefault(seen[-1], []).append(handler.socket.gettimeout())
+        handler.socket.settimeout(30)
+        return hello(environ, start_response)
+
+    seen, timeouts = [], {}
+    server = serve(application, host=host)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for _ in range(COUNT)]
+        for client in [*clients, *reversed(clients)]:
+            assert client.get()[0] == 200
+            gevent.sleep(0.01)
+            assert seen[-1] == address_of(client)
+    assert set(map(tuple, timeouts.values())) == {(None, 30)}
+
+
+def test_kept_connections_take_bodies_in_turn(serve):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["REMOTE_PORT"].encode() + environ["wsgi.input"].read()]
+
+    server = serve(application)
+    with Client(server) as one, Client(server) as other:
+        for size in (0, 1, 70_000, 0, 3):
+            for client in (one, other):
+                body = bytes([size % 251]) * size
+                client.send(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n%s" % (size, body))
+                assert client.answer()[2] == address_of(client)[1].encode() + body
+            until_idle(server, 2)
+
+
+@pytest.mark.ours_only("the real server refuses empty lines before a request line")
+def test_empty_lines_between_requests_are_no_other_connections(serve):
+    server = serve(hello)
+    with Client(server) as one, Client(server) as other:
+        for left, rest in [(b"\r\n", b""), (b"\r", b"\n"), (b"\r\n\r", b"\n")]:
+            one.send(left)
+            gevent.sleep(0.01)
+            assert other.get()[0] == 200
+            one.send(rest)
+            assert one.get()[0] == 200
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+@pytest.mark.parametrize("left", [b"", b"\r", b"\r\n", b"\r\n\r\n"])
+def test_client_that_leaves_with_an_empty_line_leaves_nothing_of_it(serve, left, is_served):
+    def application(environ, start_response):
+        assert environ["REQUEST_METHOD"] == "GET"
+        return hello(environ, start_response)
+
+    server = serve(application)
+    for end in (Client.__exit__, lambda client: client.sock.shutdown(socket.SHUT_WR)):
+        with Client(server) as client:
+            assert not is_served or client.get()[0] == 200
+            client.send(left)
+            gevent.sleep(0.01)
+            end(client)
+            until_idle(server, 0)
+        get_and_close(server)
+
+
+def test_client_that_sends_a_head_in_pieces_is_understood(serve):
+    server = serve(hello)
+    with Client(server) as one, Client(server) as other:
+        for piece in (b"G", b"ET / HTTP/1.1\r\nHo", b"st: t\r\n"):
+            one.send(piece)
+            assert other.get()[0] == 200
+        one.send(b"\r\n")
+        assert one.answer()[0] == 200
+
+
+@pytest.mark.parametrize("part", [input_of, handler_of, socket_of, start_response_of, write_of])
+def test_what_an_application_keeps_of_a_kept_connection_stays_its_own(serve, part):
+    def application(environ, start_response):
+        kept.append((environ["REMOTE_PORT"], part(environ, start_response)))
+        return hello(environ, start_response)
+
+    kept = []
+    server = serve(application)
+    with Client(server) as one, Client(server) as other:
+        for client in (one, other, one, other):
+            assert client.get()[0] == 200
+            gevent.sleep(0.01)
+        for port, thing in kept:
+            if part is handler_of:
+                assert str(thing.client_address[1]) == port
+            if part is socket_of:
+                assert str(thing.getpeername()[1]) == port
+
+
+def test_address_that_an_application_sets_stays_set(serve):
+    def application(environ, start_response):
+        handler = start_response.__self__
+        seen.append(handler.client_address)
+        handler.client_address = ("192.0.2.1", environ["REMOTE_PORT"])
+        return hello(environ, start_response)
+
+    seen = []
+    server = serve(application)
+    with Client(server) as client:
+        for _ in range(2):
+            assert client.get()[0] == 200
+            gevent.sleep(0.01)
+    assert seen[1][0] == "192.0.2.1"
+
+
+@pytest.mark.ours_only("the real server has a handler and a greenlet for each connection")
+def test_idle_connections_need_no_handlers(serve):
+    server = serve(hello)
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            assert stack.enter_context(Client(server)).get()[0] == 200
+        until_idle(server, 50)
+        handlers = [one for one in gc.get_objects() if type(one) is pywsgi.WSGIHandler and one.server is server]
+        assert len(handlers) < 10
+
+
+@pytest.mark.ours_only("the real server leaves idle connections open")
+def test_idle_connections_end_with_their_server(serve):
+    server = serve(hello)
+    with Client(server) as client:
+        assert client.get()[0] == 200
+        until_idle(server, 1)
+        server.close()
         assert client.at_end()

@@ -630,12 +630,7 @@ impl Host for PythonHost {
 
     fn report(&self, panic: Box<dyn Any + Send>) {
         // A panic is a defect of ours: say so, and go on.
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        eprintln!("greenrust: a callback of the hub panicked: {text}");
+        eprintln!("greenrust: a callback of the hub panicked: {}", message_of(&*panic));
     }
 
     fn crash_name(&self, greenlet: &RawGreenlet, buffer: &mut [u8]) -> usize {
@@ -719,6 +714,20 @@ fn tell_trace(left: &Bound<'_, PyAny>, arrived: &Bound<'_, PyAny>, payload: Opti
             Some(Payload::Throw(Box::new(error)))
         }
     }
+}
+
+/// Turns a panic of ours, which would end the process if it left a greenlet, into an exception of the greenlet's. What
+/// panicked has said so on stderr.
+pub fn survive<R>(call: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let message = format!("greenrust has a defect, please report it: {}", message_of(&*panic));
+        Err(PyRuntimeError::new_err(message))
+    })
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 // -- the greenlets that have begun and not ended, as a list through the objects -------------------------------------

@@ -6,6 +6,7 @@ use pyo3::types::PyType;
 
 use super::{Outcome, PyGeventGreenlet, Start, raw};
 use crate::exceptions::{Cancelled, GreenletExit};
+use crate::host;
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
 
@@ -61,7 +62,8 @@ impl PyGeventGreenlet {
         let fields = &slf.get().fields;
         fields.start.set(Start::Begun);
         let is_cancelled = slf.as_super().get().raw().is_cancelled();
-        let outcome = if is_cancelled { Err(Cancelled::new_err(())) } else { Self::call_function(slf) };
+        let outcome =
+            if is_cancelled { Err(Cancelled::new_err(())) } else { host::survive(|| Self::call_function(slf)) };
         match outcome {
             Ok(value) => Self::report_result(slf, value.unbind()),
             Err(error) => Self::report_error(slf, error),

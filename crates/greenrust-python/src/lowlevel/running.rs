@@ -46,7 +46,7 @@ fn run_to_end(py: Python<'_>, raw: &RawGreenlet, payload: Option<Payload>) -> Ra
     note_switch_out(object);
     let result = match payload {
         // Scheduled by the hub: a gevent.Greenlet, or spawn_raw.
-        None => crate::greenlet::run_scheduled(object),
+        None => host::survive(|| crate::greenlet::run_scheduled(object)),
         Some(payload) => run_sent(object, payload),
     };
     object.get().fields.locals.free(object.as_ptr());
@@ -89,8 +89,7 @@ fn call_run(object: &Bound<'_, PyGreenlet>, args: &Py<PyTuple>, kwargs: Option<&
     let py = object.py();
     // Whoever prepared the start has put it into the slot.
     let run = object.get().take_slot().ok_or_else(|| PyAttributeError::new_err("run"))?;
-    let result = run.bind(py).call(args.bind(py), kwargs.map(|kwargs| kwargs.bind(py)));
-    result.map(Bound::unbind)
+    host::survive(|| run.bind(py).call(args.bind(py), kwargs.map(|kwargs| kwargs.bind(py))).map(Bound::unbind))
 }
 
 /// Decides who continues after a greenlet has ended with `result`, and sends it the result.

@@ -90,6 +90,22 @@ fn handler_for<'py>(
     Ok(handler)
 }
 
+/// Takes an idle connection out of the handler by which a worker has served it, and keeps the handler for the next that is
+/// ready: that then finds all it needs in the processor's cache, and an idle one takes next to no memory. None if somebody
+/// else has any of the handler's objects.
+pub fn part(handler: &Bound<'_, Handler>, service: &Service) -> Option<Dozing> {
+    // That of the caller.
+    const REFERENCES: isize = 1;
+    if service.is_draining() {
+        return None;
+    }
+    let parting = Handler::part(handler, REFERENCES)?;
+    if service.wants_spare() {
+        service.keep_spare(handler.clone().unbind());
+    }
+    Some(Dozing::Parted(Box::new(parting)))
+}
+
 /// Closes the connection of a handler that a worker serves, and keeps what it leaves behind for another
 /// one. Does nothing, and returns false, if somebody else has any of it.
 pub fn keep(handler: &Bound<'_, Handler>, service: &Service) -> bool {

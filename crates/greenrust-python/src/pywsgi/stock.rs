@@ -212,6 +212,11 @@ pub fn own_attributes<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<
     }
 }
 
+/// The class of our handlers.
+pub fn handler_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    Ok(stock(py)?.handler.bind(py))
+}
+
 /// Finds what `handler` has in place of our methods.
 pub fn overrides(handler: &Bound<'_, PyAny>) -> PyResult<Overrides> {
     static KNOWN: Gil<Known<u32>> = Known::new();

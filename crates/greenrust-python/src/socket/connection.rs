@@ -140,7 +140,7 @@ pub(super) fn accept(py: Python<'_>, socket: Socket, arguments: Arguments) -> Py
             (Descriptor(descriptor), address)
         }
     };
-    let made = make(py, socket, descriptor)?;
+    let made = make(py, socket.kind_of_connections(), descriptor)?;
     Ok((made, address).into_pyobject(py)?.into_ptr())
 }
 
@@ -201,7 +201,7 @@ impl Accepted {
 
     /// Makes the `gevent.socket.socket`.
     pub fn into_object<'py>(self, py: Python<'py>, listener: Socket) -> PyResult<Bound<'py, PyAny>> {
-        make(py, listener, self.descriptor)
+        make(py, listener.kind_of_connections(), self.descriptor)
     }
 
     fn take_from(listener: c_int) -> Result<Self, c_int> {

@@ -11,18 +11,21 @@ use pyo3::types::{PyTuple, PyType};
 
 use super::arguments::{Arguments, fetched, none};
 use super::connection::{Accepted, Descriptor};
-use super::wait::call_plain;
+use super::wait::{call_plain, deregister};
 use super::{PySys_Audit, Socket, audit, class, errno, os_error, outcome};
 
 /// Makes the `gevent.socket.socket` of an accepted connection. The descriptor is non-blocking unless `_socket` made it.
-pub(super) fn make<'py>(py: Python<'py>, listener: Socket, descriptor: Descriptor) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn make<'py>(
+    py: Python<'py>,
+    [family, kind, protocol]: [c_int; 3],
+    descriptor: Descriptor,
+) -> PyResult<Bound<'py, PyAny>> {
     static PUBLIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let public = PUBLIC
         .get_or_try_init(py, || {
             py.import("gevent.socket")?.getattr("socket")?.cast_into::<PyType>().map(Bound::unbind).map_err(PyErr::from)
         })?
         .bind(py);
-    let (family, kind, protocol) = (listener.family(), listener.kind(), listener.protocol());
     // SAFETY: a live type.
     let init = unsafe { (*public.as_type_ptr()).tp_init };
     let is_plain_init = init.is_some_and(|init| std::ptr::fn_addr_eq(init, initialize as ffi::initproc));
@@ -220,6 +223,66 @@ impl Socket {
         // SAFETY: as in `close_to_adopt`.
         unsafe { (*self.plain()).descriptor = accepted.descriptor.take() };
         Ok(())
+    }
+}
+
+/// A connection that was taken out of its socket object. It is closed, and waited for no more, unless an object takes it.
+pub struct Parted {
+    descriptor: Descriptor,
+    /// Family, type and protocol.
+    kind: [c_int; 3],
+    timeout: f64,
+    /// Where it is registered; as in `Extra`.
+    hub: *const Hub,
+}
+
+impl Parted {
+    /// The descriptor. It does not block.
+    pub fn descriptor(&self) -> c_int {
+        self.descriptor.0
+    }
+
+    /// Makes a `gevent.socket.socket` for it.
+    pub fn into_object(mut self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let descriptor = std::mem::replace(&mut self.descriptor, Descriptor(-1));
+        let hub = std::mem::replace(&mut self.hub, std::ptr::null());
+        let object = make(py, self.kind, descriptor)?;
+        let socket = Socket(object.as_ptr());
+        socket.extra().timeout.set(self.timeout);
+        socket.extra().hub.set(hub);
+        Ok(object)
+    }
+}
+
+impl Drop for Parted {
+    fn drop(&mut self) {
+        deregister(self.descriptor.0, self.hub, false);
+    }
+}
+
+impl Socket {
+    /// Takes the connection out of an object that nobody but the caller has, so that this may have another. None if it is
+    /// registered in several hubs, or waits for it keep no loop alive.
+    pub fn part(self) -> Option<Parted> {
+        let extra = self.extra();
+        if extra.is_shared.get() || extra.is_unreferenced.get() {
+            return None;
+        }
+        // SAFETY: the object is alive and the layout is proved.
+        let descriptor = unsafe { std::mem::replace(&mut (*self.plain()).descriptor, -1) };
+        Some(Parted {
+            descriptor: Descriptor(descriptor),
+            kind: self.kind_of_connections(),
+            timeout: extra.timeout.get(),
+            hub: extra.hub.replace(std::ptr::null()),
+        })
+    }
+
+    /// Makes an object without a descriptor that of the connection.
+    pub fn rejoin(self, mut parted: Parted) {
+        let descriptor = std::mem::replace(&mut parted.descriptor, Descriptor(-1));
+        self.extra().hub.set(std::mem::replace(&mut parted.hub, std::ptr::null()));
+        self.begin(descriptor, parted.kind, parted.timeout);
     }
 }
 

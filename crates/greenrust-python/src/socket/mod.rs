@@ -48,6 +48,7 @@ use crate::gil::Gil;
 
 pub use class::register;
 pub use connection::Accepted;
+pub use life::Parted;
 pub use wait::{Deadline, Patience, forget_hub, forget_other_hubs};
 
 unsafe extern "C" {
@@ -145,6 +146,11 @@ impl Socket {
     fn kind(self) -> c_int {
         // SAFETY: as in `descriptor`.
         unsafe { (*self.plain()).kind }
+    }
+
+    /// Family, type and protocol, which a listener's connections have as well.
+    fn kind_of_connections(self) -> [c_int; 3] {
+        [self.family(), self.kind(), self.protocol()]
     }
 
     /// Whether it is a stream, such as TCP.

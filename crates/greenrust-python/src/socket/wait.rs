@@ -25,6 +25,20 @@ pub fn forget_hub(hub: &Hub) {
     HUBS.borrow_mut().retain(|&other| !std::ptr::eq(other, hub));
 }
 
+/// Ends the registrations of a descriptor: in `hub`, or in all if it `is_shared`.
+pub(super) fn deregister(descriptor: c_int, hub: *const Hub, is_shared: bool) {
+    if descriptor < 0 || hub.is_null() {
+        return;
+    }
+    // Waking may not run Python code, so the borrow is safe.
+    for &other in HUBS.borrow().iter() {
+        if is_shared || std::ptr::eq(other, hub) {
+            // SAFETY: in the list, so it exists; the GIL keeps its thread from using it meanwhile.
+            unsafe { &*other }.deregister(descriptor);
+        }
+    }
+}
+
 /// How long a call may wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Patience {
@@ -112,19 +126,7 @@ impl Socket {
     /// Ends the registrations of the descriptor; whoever waits for it goes on with an error.
     pub(super) fn deregister(self) {
         let extra = self.extra();
-        let descriptor = self.descriptor();
-        let hub = extra.hub.replace(std::ptr::null());
-        if descriptor < 0 || hub.is_null() {
-            return;
-        }
-        let is_shared = extra.is_shared.replace(false);
-        // Waking may not run Python code, so the borrow is safe.
-        for &other in HUBS.borrow().iter() {
-            if is_shared || std::ptr::eq(other, hub) {
-                // SAFETY: in the list, so it exists; the GIL keeps its thread from using it meanwhile.
-                unsafe { &*other }.deregister(descriptor);
-            }
-        }
+        deregister(self.descriptor(), extra.hub.replace(std::ptr::null()), extra.is_shared.replace(false));
     }
 
     /// Parks until the direction is ready.

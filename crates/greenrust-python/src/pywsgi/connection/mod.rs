@@ -192,10 +192,17 @@ impl Connection {
             && inner.socket.borrow().as_ref().is_some_and(|own| own.is(socket))
     }
 
+    /// Whether nothing was received that has not been dealt with.
+    pub fn has_nothing(&self) -> bool {
+        self.inner.buffer.borrow().is_empty()
+    }
+
     /// Makes it that of another connection, whose entry in the same service is `key`; its socket has adopted that.
     pub fn reuse(&self, key: usize) {
         let inner = &*self.inner;
         inner.buffer.borrow_mut().clear();
+        // It may have seen empty lines before a request that never came.
+        inner.parser.borrow_mut().reset();
         inner.kept.set(0);
         inner.start.set(0);
         inner.has_head.set(false);

@@ -24,6 +24,7 @@ mod running;
 mod serving;
 mod writing;
 
+pub use reuse::Parting;
 pub use serving::{Dozing, serve_connection};
 
 use std::cell::{Cell, RefCell};
@@ -234,7 +235,7 @@ impl Handler {
     }
 
     /// Lets go of what the next request does not need.
-    fn release_memory(&self, py: Python<'_>) {
+    pub fn release_memory(&self, py: Python<'_>) {
         let inner = &*self.inner;
         if let Some(connection) = self.connection(py) {
             connection.get().release_memory();

@@ -1,13 +1,64 @@
-//! A handler that outlives its connection: closing it so that it can serve another one.
+//! A handler that serves several connections: each leaves it when it ends or is idle, if nobody else has any of the
+//! handler's objects. What is left of an idle one is its descriptor and who the client is.
 
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddrV4;
+
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::{Handler, This};
 use crate::pywsgi::references;
 use crate::pywsgi::service::Seat;
-use crate::socket::{Accepted, Socket};
+use crate::pywsgi::stock::{self, Overrides};
+use crate::socket::{Accepted, Parted, Socket};
+
+/// An idle connection without a handler.
+pub struct Parting {
+    connection: Parted,
+    pub seat: Seat,
+    server: Py<PyAny>,
+    peer: Option<SocketAddrV4>,
+    client_address: Option<Py<PyAny>>,
+    /// As they were found for the connection.
+    overrides: Overrides,
+    copies_server_environ: bool,
+    pub has_served: bool,
+}
+
+impl Parting {
+    /// Returns a handler that serves the connection on: `spare`, or a new one.
+    pub fn into_handler(self, py: Python<'_>, spare: Option<Py<Handler>>) -> PyResult<Bound<'_, Handler>> {
+        let handler = match spare {
+            Some(spare) => {
+                let handler = spare.into_bound(py);
+                if let Some(socket) = handler.get().inner.socket.get(py).as_ref().and_then(Socket::from_object) {
+                    socket.rejoin(self.connection);
+                }
+                handler
+            }
+            None => {
+                let address = self.client_address.as_ref().map(|address| address.bind(py).clone());
+                let socket = self.connection.into_object(py)?;
+                stock::handler_class(py)?.call1((socket, address, self.server))?.cast_into::<Handler>()?
+            }
+        };
+        let this = handler.get();
+        this.begin_connection(self.peer, self.client_address.map(|address| address.into_bound(py)), self.seat);
+        this.inner.overrides.set(self.overrides);
+        this.inner.copies_server_environ.set(self.copies_server_environ);
+        this.inner.has_served.set(self.has_served);
+        Ok(handler)
+    }
+
+    /// Shows the garbage collector what is held.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.server)?;
+        visit.call(&self.client_address)?;
+        visit.call(self.seat.service())
+    }
+}
 
 impl Handler {
     /// Takes an accepted connection, whose place is `seat`.
@@ -18,39 +69,93 @@ impl Handler {
     /// Closes the connection and makes ready for [`reuse`](Self::reuse), if nobody else has any of the objects that go
     /// into that. `callers` is how many references there are to the handler, its own not counted.
     pub fn close_to_reuse(slf: This<'_, '_>, callers: isize) -> bool {
+        let inner = &*slf.get().inner;
+        if inner.must_linger.get() {
+            return false;
+        }
+        let Some(socket) = Self::socket_of_nobody_else(slf, callers) else { return false };
+        socket.close_to_adopt();
+        if let Some(connection) = &*inner.connection.borrow() {
+            connection.get().release_large();
+        }
+        true
+    }
+
+    /// Takes the idle connection out of the handler, which so is ready for another one; None if somebody else has any of its
+    /// objects, or something was received. `callers` as above.
+    pub fn part(slf: This<'_, '_>, callers: isize) -> Option<Parting> {
+        let py = slf.py();
+        let inner = &*slf.get().inner;
+        if !inner.connection.borrow().as_ref().is_some_and(|connection| connection.get().has_nothing()) {
+            return None;
+        }
+        let server = inner.server.get(py)?;
+        // The last request's body refers to the reader. Whoever else has it keeps the handler from being parted from.
+        if !inner
+            .wsgi_input
+            .get(py)
+            .is_some_and(|input| inner.empty_input.get(py).is_some_and(|empty| empty.is(&input)))
+        {
+            inner.wsgi_input.clear();
+        }
+        let socket = Self::socket_of_nobody_else(slf, callers)?;
+        let seat = inner.seat.take()?;
+        let Some(connection) = socket.part() else {
+            inner.seat.replace(Some(seat));
+            return None;
+        };
+        seat.service().get().forget_alarm(seat.place().0);
+        if let Some(connection) = &*inner.connection.borrow() {
+            connection.get().release_large();
+        }
+        let peer = inner.peer.get();
+        Some(Parting {
+            connection,
+            seat,
+            server: server.unbind(),
+            peer,
+            // Else made anew when somebody asks.
+            client_address: if peer.is_none() { inner.client_address.get(py).map(Bound::unbind) } else { None },
+            overrides: inner.overrides.get(),
+            copies_server_environ: inner.copies_server_environ.get(),
+            has_served: inner.has_served.get(),
+        })
+    }
+
+    /// The socket, if nobody but handler and reader has it, nor any other object that goes from connection to connection.
+    fn socket_of_nobody_else(slf: This<'_, '_>, callers: isize) -> Option<Socket> {
         let py = slf.py();
         let inner = &*slf.get().inner;
         let is_plain = inner.overrides.get().is_empty()
-            && !inner.must_linger.get()
             && !inner.connection_upgraded.get()
             && !inner.rfile.is_set()
             && !inner.environ.is_set()
             && inner.websocket.borrow().is_none()
             && references::is_bare(slf.as_any());
         if !is_plain {
-            return false;
+            return None;
         }
         let mut own = 0;
         for slot in [&inner.start_response, &inner.write] {
             if let Some(method) = &*slot.0.borrow() {
                 own += 1;
                 if references::count(method) != 1 {
-                    return false;
+                    return None;
                 }
             }
         }
         if references::count(slf.as_unbound()) != callers + own {
-            return false;
+            return None;
         }
         let socket = inner.socket.0.borrow();
         let connection = inner.connection.borrow();
-        let (Some(socket), Some(connection)) = (&*socket, &*connection) else { return false };
+        let (Some(socket), Some(connection)) = (&*socket, &*connection) else { return None };
         let mut readers = 1;
         if let Some(input) = &*inner.empty_input.0.borrow() {
             readers += 1;
             let is_shown = inner.wsgi_input.0.borrow().as_ref().is_some_and(|shown| shown.is(input));
             if references::count(input) != 1 + isize::from(is_shown) {
-                return false;
+                return None;
             }
         }
         if references::count(connection) != readers
@@ -59,12 +164,9 @@ impl Handler {
             || references::count(socket) != 2
             || !references::is_unreferenced(socket.bind(py))
         {
-            return false;
+            return None;
         }
-        let Some(own) = Socket::from_object(socket.bind(py)) else { return false };
-        own.close_to_adopt();
-        connection.get().release_large();
-        true
+        Socket::from_object(socket.bind(py))
     }
 
     /// Makes a handler that was closed [so](Self::close_to_reuse) that of another connection of the same server.
@@ -76,6 +178,14 @@ impl Handler {
         if let Some(socket) = socket.as_ref().and_then(Socket::from_object) {
             socket.adopt(py, accepted)?;
         }
+        self.begin_connection(peer, address, seat);
+        inner.has_served.set(false);
+        Ok(())
+    }
+
+    /// Begins with another connection, whose socket is in place.
+    fn begin_connection(&self, peer: Option<SocketAddrV4>, address: Option<Bound<'_, PyAny>>, seat: Seat) {
+        let inner = &*self.inner;
         if let Some(connection) = &*inner.connection.borrow() {
             connection.get().reuse(seat.place().0);
         }
@@ -83,7 +193,6 @@ impl Handler {
         inner.client_address.set(address);
         let remote = inner.remote.take();
         drop(remote);
-        inner.has_served.set(false);
         inner.close_connection.set(false);
         inner.headers_sent.set(false);
         inner.code.set(0);
@@ -91,6 +200,5 @@ impl Handler {
             slot.clear();
         }
         self.take_seat(seat);
-        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 
 use super::logging::log_step;
 use super::reading::handle_one_request;
-use super::{Data, Handler, This};
+use super::{Data, Handler, Parting, This};
 use crate::host;
 use crate::hub as py_hub;
 use crate::pywsgi::connection::{Connection, Idle};
@@ -151,7 +151,8 @@ fn serve_accepted(handler: Bound<'_, Handler>, worker: &Worker<'_>) -> PyResult<
     let served = serve(&handler, true, Some(worker));
     if let Ok(Some(idle)) = served {
         let (service, place) = place;
-        Service::lay_down(service.bind(py), place, Dozing::Handler(handler.unbind()), idle)?;
+        let what = accept::part(&handler, service.get()).unwrap_or_else(|| Dozing::Handler(handler.unbind()));
+        Service::lay_down(service.bind(py), place, what, idle)?;
         return Ok(idle.is_rest());
     }
     let ended = if served.is_ok() && accept::keep(&handler, place.0.get()) { Ok(()) } else { end(&handler) };
@@ -166,6 +167,8 @@ pub enum Dozing {
     Connection(Py<PyTuple>),
     /// A stock handler of a stock server.
     Handler(Py<Handler>),
+    /// What such a handler has left to serve others.
+    Parted(Box<Parting>),
 }
 
 impl Dozing {
@@ -174,6 +177,10 @@ impl Dozing {
     pub fn serve(self, py: Python<'_>, worker: &Worker<'_>) -> PyResult<bool> {
         match self {
             Self::Handler(handler) => serve_accepted(handler.into_bound(py), worker),
+            Self::Parted(parting) => {
+                let spare = parting.seat.service().get().take_spare();
+                serve_accepted(parting.into_handler(py, spare)?, worker)
+            }
             Self::Connection(arguments) => {
                 let arguments = arguments.into_bound(py);
                 let handler = arguments.get_item(5).ok();
@@ -184,31 +191,21 @@ impl Dozing {
         }
     }
 
-    fn handler<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Handler>> {
+    /// Its handler, if it has one.
+    pub fn handler<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Handler>> {
         match self {
             Self::Handler(handler) => Some(handler.bind(py).clone()),
+            Self::Parted(_) => None,
             Self::Connection(arguments) => arguments.bind(py).get_item(5).ok()?.cast_into().ok(),
         }
     }
 
     /// What it waits for.
     pub fn awaited(&self, py: Python<'_>) -> Awaited {
-        Awaited::between_heads(self.handler(py).is_some_and(|handler| handler.get().inner.has_served.get()))
-    }
-
-    /// Lets go of what the next request does not need.
-    pub fn release_memory(&self, py: Python<'_>) {
-        if let Some(handler) = self.handler(py) {
-            handler.get().release_memory(py);
-        }
-    }
-
-    /// Another reference to the same.
-    pub fn clone_ref(&self, py: Python<'_>) -> Self {
-        match self {
-            Self::Connection(arguments) => Self::Connection(arguments.clone_ref(py)),
-            Self::Handler(handler) => Self::Handler(handler.clone_ref(py)),
-        }
+        Awaited::between_heads(match self {
+            Self::Parted(parting) => parting.has_served,
+            _ => self.handler(py).is_some_and(|handler| handler.get().inner.has_served.get()),
+        })
     }
 
     /// Closes the connection. Errors don't matter.
@@ -216,6 +213,8 @@ impl Dozing {
         let socket = match self {
             Self::Connection(arguments) => arguments.bind(py).get_item(2).ok(),
             Self::Handler(handler) => handler.get().inner.socket.get(py),
+            // Closed when it is dropped.
+            Self::Parted(_) => None,
         };
         if let Some(socket) = socket {
             let _ = socket.call_method0(intern!(py, "close"));
@@ -227,6 +226,7 @@ impl Dozing {
         match self {
             Self::Connection(arguments) => visit.call(arguments),
             Self::Handler(handler) => visit.call(handler),
+            Self::Parted(parting) => parting.traverse(visit),
         }
     }
 }

@@ -46,7 +46,9 @@ impl Service {
         let (since, doze) = match idle {
             Idle::Now(limit) => (Some(hub.clock().now()), Doze { what, timer: None, rests: Some(limit) }),
             Idle::Longer(longest) => {
-                what.release_memory(py);
+                if let Some(handler) = what.handler(py) {
+                    handler.get().release_memory(py);
+                }
                 let timer = longest.map(|longest| Self::time_doze(slf, hub, key, serial, longest));
                 (None, Doze { what, timer, rests: None })
             }
@@ -112,7 +114,7 @@ impl Service {
                         due.push((
                             key,
                             entry.serial,
-                            what.clone_ref(py),
+                            what.handler(py),
                             limit.map(|limit| limit.saturating_sub(rested)),
                         ));
                     } else {
@@ -122,8 +124,10 @@ impl Service {
                 key = entry.previous;
             }
         }
-        for (key, serial, what, longest) in due {
-            what.release_memory(py);
+        for (key, serial, handler, longest) in due {
+            if let Some(handler) = handler {
+                handler.get().release_memory(py);
+            }
             let mut entries = inner.entries.borrow_mut();
             // It may have been roused, or have ended, while its memory was given back.
             let entry = entries.get_mut(key).filter(|entry| entry.serial == serial);

@@ -355,6 +355,13 @@ impl Service {
         }
     }
 
+    /// Forgets by which alarm they are timed: that is another connection's from now on.
+    pub fn forget_alarm(&self, key: usize) {
+        if let Some(entry) = self.inner.entries.borrow_mut().get_mut(key) {
+            entry.alarm = None;
+        }
+    }
+
     /// Notes which WebSocket the connection has become.
     pub fn set_websocket(&self, key: usize, websocket: Option<Py<WebSocket>>) {
         let mut entries = self.inner.entries.borrow_mut();

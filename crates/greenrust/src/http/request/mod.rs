@@ -253,6 +253,12 @@ impl RequestParser {
         Ok(ParseStatus::Complete { consumed: end })
     }
 
+    /// Begins anew with the bytes of another connection, whatever has begun on this one.
+    pub fn reset(&mut self) {
+        self.search = Search::default();
+        self.complete = false;
+    }
+
     /// Returns the head that was parsed last, as views into `buffer`.
     ///
     /// # Panics
