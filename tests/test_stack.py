@@ -304,7 +304,8 @@ CHAINS = {
     "greenlets that return greenlets": "g = gevent.spawn(lambda v: v, v); g.join()",
     "queues in queues": "g = Queue(); g.put(v)",
     "simple queues in simple queues": "g = SimpleQueue(); g.put(v)",
-    "a bit of all": "b = AsyncResult(); b.set(gevent.spawn(lambda v: v, v)); b.value.join(); g = Queue(); g.put(b)",
+    "a bit of all": "b = AsyncResult(); b.set(gevent.spawn(lambda v: v, v)); b.value.join()\n"
+                    "            g = Queue(); g.put(b); b = None",
 }
 
 
