@@ -10,6 +10,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 from http_client import Client
+from implementation import IS_GREENRUST
 
 
 def has_ipv6():
@@ -24,6 +25,15 @@ def has_ipv6():
 KINDS = ["IPv4", pytest.param("IPv6", marks=pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")), "Unix", "TLS",
          "TLS at Unix"]
 LAST = b"GET /last HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+
+
+class PlaceClient(Client):
+    def at_end(self):
+        try:
+            return super().at_end()
+        except OSError:
+            # The real server ends TLS without a closure alert: at a Unix socket OpenSSL 3.5 fails then.
+            return not IS_GREENRUST
 
 
 class Place:
@@ -50,7 +60,7 @@ class Place:
 
     def connect(self, server, first=b""):
         """Return a client, which sends `first` before a TLS handshake."""
-        client = object.__new__(Client)
+        client = object.__new__(PlaceClient)
         if self.is_unix:
             client.sock = socket.socket(socket.AF_UNIX)
             client.sock.settimeout(30)
