@@ -514,6 +514,36 @@ def test_empty_lines_between_requests_are_no_other_connections(serve):
             assert one.get()[0] == 200
 
 
+@pytest.mark.ours_only("the real server refuses the first empty line before a request line")
+def test_empty_lines_are_counted_however_slowly_they_come(serve):
+    server = serve(hello)
+    with Client(server) as client:
+        for _ in range(5):
+            client.send(b"\r\n")
+            gevent.sleep(0.01)
+        assert client.answer()[0] == 400
+
+
+def test_server_that_an_application_gives_its_handler_is_of_that_connection_alone(serve):
+    def application(environ, start_response):
+        start_response.__self__.server = other
+        return hello(environ, start_response)
+
+    def of_other(environ, start_response):
+        start_response("200 OK", [])
+        return [b"other"]
+
+    server, other = serve(application), serve(of_other)
+    with Client(server) as client:
+        assert [client.get()[2] for _ in range(2)] == [b"hello", b"other"]
+        gevent.sleep(0.01)
+        assert client.get()[2] == b"other"
+    for _ in range(COUNT):
+        gevent.sleep(0.01)
+        with Client(server) as client:
+            assert client.get()[2] == b"hello"
+
+
 @pytest.mark.parametrize("is_served", [True, False])
 @pytest.mark.parametrize("left", [b"", b"\r", b"\r\n", b"\r\n\r\n"])
 def test_client_that_leaves_with_an_empty_line_leaves_nothing_of_it(serve, left, is_served):

@@ -161,8 +161,7 @@ impl PyHub {
     /// Whether the hub has been of use yet. Its greenlet itself begins when nobody else can go on.
     fn __bool__(slf: &Bound<'_, Self>) -> bool {
         let greenlet = slf.as_super().get();
-        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
-        greenlet.is_active() || unsafe { (*greenlet.raw().hub()).switches() > 0 }
+        greenlet.is_active() || greenlet.hub().switches() > 0
     }
 
     /// The thread that the hub belongs to, as `threading.get_ident` gives it.
@@ -483,10 +482,8 @@ pub fn thread_ident() -> u64 {
 /// Has `hub`, a thread's hub object, run `call` in its loop; nothing happens if that thread has ended. Any thread may.
 pub fn call_soon(hub: &Bound<'_, PyAny>, call: impl FnOnce(Python<'_>) + 'static) {
     let Ok(hub) = hub.cast::<PyHub>() else { return };
-    // SAFETY: the object keeps its thread's hub allocated; the GIL is held, and that thread gives it up only where its
-    // hub's queue may grow.
-    let runtime = unsafe { &*hub.as_super().get().raw().hub() };
-    runtime.push_call(move |_| {
+    // That thread gives the GIL up only where its hub's queue may grow.
+    hub.as_super().get().hub().push_call(move |_| {
         // SAFETY: hubs run with the GIL held.
         call(unsafe { Python::assume_attached() });
     });

@@ -8,7 +8,7 @@ use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
-use super::{PyGeventGreenlet, Start, hub_of};
+use super::{PyGeventGreenlet, Start};
 use crate::host::{self, Thrown};
 use crate::hub as py_hub;
 use crate::lowlevel::{self, PyGreenlet};
@@ -21,7 +21,7 @@ impl PyGeventGreenlet {
         if Self::end_before_start(slf, &exception)? || Self::is_ready(slf) {
             return Ok(false);
         }
-        let hub = hub_of(slf.as_super().get());
+        let hub = slf.as_super().get().hub();
         let greenlet = slf.clone().into_any().unbind();
         let exception = exception.unbind();
         if !waits {

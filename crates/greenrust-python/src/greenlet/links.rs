@@ -8,7 +8,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::{PyGeventGreenlet, hub_object, hub_of};
+use super::{PyGeventGreenlet, hub_object};
 use crate::host::Payload;
 use crate::hub as py_hub;
 use crate::lowlevel::PyGreenlet;
@@ -45,7 +45,7 @@ impl PyGeventGreenlet {
         }
         fields.links_scheduled.set(true);
         let greenlet = slf.clone().unbind();
-        hub_of(slf.as_super().get()).push_call(move |_| {
+        slf.as_super().get().hub().push_call(move |_| {
             // SAFETY: hubs run with the GIL held.
             let py = unsafe { Python::assume_attached() };
             let greenlet = greenlet.into_bound(py);

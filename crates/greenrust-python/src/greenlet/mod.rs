@@ -100,12 +100,6 @@ pub fn crash_label(greenlet: &PyGreenlet) -> Option<&str> {
     }
 }
 
-/// The hub of the thread that the greenlet belongs to.
-fn hub_of(greenlet: &PyGreenlet) -> &Hub {
-    // SAFETY: its hub stays allocated while the greenlet exists; the GIL guards it.
-    unsafe { &*greenlet.raw().hub() }
-}
-
 fn hub_object(py: Python<'_>) -> PyResult<Py<PyGreenlet>> {
     Ok(py_hub::get_hub(py)?.cast_into::<PyGreenlet>()?.unbind())
 }

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PySet, PyTuple, PyType, PyWeakrefReference};
 
-use super::{Fields, Outcome, PyGeventGreenlet, Start, hub_object, hub_of};
+use super::{Fields, Outcome, PyGeventGreenlet, Start, hub_object};
 use crate::fastcall::{Arguments, FastMethod, guard};
 use crate::gil::Gil;
 use crate::host;
@@ -149,7 +149,7 @@ impl PyGeventGreenlet {
         if slf.as_super().get().raw().host().is_null() {
             PyGreenlet::bind_object(slf.as_super());
         }
-        schedule(hub_of(slf.as_super().get()), slf.as_super());
+        schedule(slf.as_super().get().hub(), slf.as_super());
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl PyGeventGreenlet {
             return Ok(());
         }
         call_callbacks(slf.as_any())?;
-        let hub = hub_of(slf.as_super().get());
+        let hub = slf.as_super().get().hub();
         let greenlet = slf.clone().unbind();
         let action = TimerAction::Call(Box::new(move |hub: &Hub| {
             Python::attach(|py| {
@@ -181,7 +181,7 @@ impl PyGeventGreenlet {
                 raw.abandon();
             }
             Start::Later(key) => {
-                hub_of(raw).remove_timer(key);
+                raw.hub().remove_timer(key);
                 self.fields.start.set(Start::Cancelled);
                 raw.abandon();
             }

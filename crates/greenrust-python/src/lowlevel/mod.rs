@@ -206,22 +206,26 @@ impl PyGreenlet {
         self.fields.raw.state() == State::Started && !self.has_lost_its_thread()
     }
 
+    /// Returns the hub that the greenlet belongs to.
+    #[inline]
+    pub fn hub(&self) -> &Hub {
+        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
+        unsafe { &*self.fields.raw.hub() }
+    }
+
     /// Says whether the greenlet was started in a thread that has ended.
     fn has_lost_its_thread(&self) -> bool {
-        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
-        self.fields.raw.state() != State::Unstarted && unsafe { (*self.fields.raw.hub()).is_closed() }
+        self.fields.raw.state() != State::Unstarted && self.hub().is_closed()
     }
 
     /// Says whether the greenlet runs, in its own thread: in others, that is the one which gave up the GIL there.
     pub fn is_running(&self) -> bool {
-        // SAFETY: as above.
-        self.is_active() && unsafe { (*self.fields.raw.hub()).is_running(&self.fields.raw) }
+        self.is_active() && self.hub().is_running(&self.fields.raw)
     }
 
     /// Returns the identity of the thread in which the greenlet runs, if it does.
     pub fn running_thread(&self, py: Python<'_>) -> Option<u64> {
-        // SAFETY: as above.
-        self.is_running().then(|| host::thread_ident_of(py, unsafe { &*self.fields.raw.hub() })).flatten()
+        self.is_running().then(|| host::thread_ident_of(py, self.hub())).flatten()
     }
 
     /// Returns what a suspended greenlet waits for, whatever thread it belongs to; None unless it has begun and is
@@ -243,8 +247,7 @@ impl PyGreenlet {
             },
             _ => Awaited::Unknown,
         };
-        // SAFETY: a greenlet keeps its hub allocated, and the GIL is held.
-        let now = unsafe { (*raw.hub()).clock().now() };
+        let now = self.hub().clock().now();
         Some(Wait { waiting_for, awaited, lasts: now.since(raw.waiting_since()) })
     }
 

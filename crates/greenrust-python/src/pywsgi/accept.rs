@@ -80,7 +80,7 @@ fn handler_for<'py>(
     let seat = Service::seat(service, accepted.descriptor());
     if let Some(spare) = service.get().take_spare() {
         let spare = spare.into_bound(py);
-        spare.get().reuse(py, accepted, seat)?;
+        spare.get().reuse(server.clone(), accepted, seat)?;
         return Ok(spare);
     }
     let address = accepted.address(py)?;
@@ -99,11 +99,11 @@ pub fn part(handler: &Bound<'_, Handler>, service: &Service) -> Option<Dozing> {
     if service.is_draining() {
         return None;
     }
-    let parting = Handler::part(handler, REFERENCES)?;
+    let idle = Handler::part(handler, REFERENCES)?;
     if service.wants_spare() {
         service.keep_spare(handler.clone().unbind());
     }
-    Some(Dozing::Parted(Box::new(parting)))
+    Some(Dozing::Parted(Box::new(idle)))
 }
 
 /// Closes the connection of a handler that a worker serves, and keeps what it leaves behind for another

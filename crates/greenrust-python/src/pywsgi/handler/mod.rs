@@ -24,7 +24,7 @@ mod running;
 mod serving;
 mod writing;
 
-pub use reuse::Parting;
+pub use reuse::IdleConnection;
 pub use serving::{Dozing, serve_connection};
 
 use std::cell::{Cell, RefCell};

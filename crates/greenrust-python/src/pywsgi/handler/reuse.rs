@@ -11,23 +11,22 @@ use pyo3::prelude::*;
 use super::{Handler, This};
 use crate::pywsgi::references;
 use crate::pywsgi::service::Seat;
-use crate::pywsgi::stock::{self, Overrides};
+use crate::pywsgi::stock;
 use crate::socket::{Accepted, Parted, Socket};
 
 /// An idle connection without a handler.
-pub struct Parting {
+pub struct IdleConnection {
     connection: Parted,
     pub seat: Seat,
     server: Py<PyAny>,
     peer: Option<SocketAddrV4>,
     client_address: Option<Py<PyAny>>,
-    /// As they were found for the connection.
-    overrides: Overrides,
+    /// As it was found for the connection.
     copies_server_environ: bool,
     pub has_served: bool,
 }
 
-impl Parting {
+impl IdleConnection {
     /// Returns a handler that serves the connection on: `spare`, or a new one.
     pub fn into_handler(self, py: Python<'_>, spare: Option<Py<Handler>>) -> PyResult<Bound<'_, Handler>> {
         let handler = match spare {
@@ -41,12 +40,12 @@ impl Parting {
             None => {
                 let address = self.client_address.as_ref().map(|address| address.bind(py).clone());
                 let socket = self.connection.into_object(py)?;
-                stock::handler_class(py)?.call1((socket, address, self.server))?.cast_into::<Handler>()?
+                stock::handler_class(py)?.call1((socket, address, &self.server))?.cast_into::<Handler>()?
             }
         };
         let this = handler.get();
-        this.begin_connection(self.peer, self.client_address.map(|address| address.into_bound(py)), self.seat);
-        this.inner.overrides.set(self.overrides);
+        let address = self.client_address.map(|address| address.into_bound(py));
+        this.begin_connection(self.server.into_bound(py), self.peer, address, self.seat);
         this.inner.copies_server_environ.set(self.copies_server_environ);
         this.inner.has_served.set(self.has_served);
         Ok(handler)
@@ -83,7 +82,7 @@ impl Handler {
 
     /// Takes the idle connection out of the handler, which so is ready for another one; None if somebody else has any of its
     /// objects, or something was received. `callers` as above.
-    pub fn part(slf: This<'_, '_>, callers: isize) -> Option<Parting> {
+    pub fn part(slf: This<'_, '_>, callers: isize) -> Option<IdleConnection> {
         let py = slf.py();
         let inner = &*slf.get().inner;
         if !inner.connection.borrow().as_ref().is_some_and(|connection| connection.get().has_nothing()) {
@@ -109,14 +108,13 @@ impl Handler {
             connection.get().release_large();
         }
         let peer = inner.peer.get();
-        Some(Parting {
+        Some(IdleConnection {
             connection,
             seat,
             server: server.unbind(),
             peer,
             // Else made anew when somebody asks.
             client_address: if peer.is_none() { inner.client_address.get(py).map(Bound::unbind) } else { None },
-            overrides: inner.overrides.get(),
             copies_server_environ: inner.copies_server_environ.get(),
             has_served: inner.has_served.get(),
         })
@@ -170,7 +168,8 @@ impl Handler {
     }
 
     /// Makes a handler that was closed [so](Self::close_to_reuse) that of another connection of the same server.
-    pub fn reuse(&self, py: Python<'_>, accepted: Accepted, seat: Seat) -> PyResult<()> {
+    pub fn reuse(&self, server: Bound<'_, PyAny>, accepted: Accepted, seat: Seat) -> PyResult<()> {
+        let py = server.py();
         let inner = &*self.inner;
         let peer = accepted.ipv4();
         let address = if peer.is_none() { Some(accepted.address(py)?) } else { None };
@@ -178,14 +177,22 @@ impl Handler {
         if let Some(socket) = socket.as_ref().and_then(Socket::from_object) {
             socket.adopt(py, accepted)?;
         }
-        self.begin_connection(peer, address, seat);
+        self.begin_connection(server, peer, address, seat);
         inner.has_served.set(false);
         Ok(())
     }
 
     /// Begins with another connection, whose socket is in place.
-    fn begin_connection(&self, peer: Option<SocketAddrV4>, address: Option<Bound<'_, PyAny>>, seat: Seat) {
+    fn begin_connection(
+        &self,
+        server: Bound<'_, PyAny>,
+        peer: Option<SocketAddrV4>,
+        address: Option<Bound<'_, PyAny>>,
+        seat: Seat,
+    ) {
         let inner = &*self.inner;
+        // An application may have given the handler another one.
+        inner.server.set(Some(server));
         if let Some(connection) = &*inner.connection.borrow() {
             connection.get().reuse(seat.place().0);
         }

@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 
 use super::logging::log_step;
 use super::reading::handle_one_request;
-use super::{Data, Handler, Parting, This};
+use super::{Data, Handler, IdleConnection, This};
 use crate::host;
 use crate::hub as py_hub;
 use crate::pywsgi::connection::{Connection, Idle};
@@ -168,7 +168,7 @@ pub enum Dozing {
     /// A stock handler of a stock server.
     Handler(Py<Handler>),
     /// What such a handler has left to serve others.
-    Parted(Box<Parting>),
+    Parted(Box<IdleConnection>),
 }
 
 impl Dozing {
@@ -177,9 +177,9 @@ impl Dozing {
     pub fn serve(self, py: Python<'_>, worker: &Worker<'_>) -> PyResult<bool> {
         match self {
             Self::Handler(handler) => serve_accepted(handler.into_bound(py), worker),
-            Self::Parted(parting) => {
-                let spare = parting.seat.service().get().take_spare();
-                serve_accepted(parting.into_handler(py, spare)?, worker)
+            Self::Parted(idle) => {
+                let spare = idle.seat.service().get().take_spare();
+                serve_accepted(idle.into_handler(py, spare)?, worker)
             }
             Self::Connection(arguments) => {
                 let arguments = arguments.into_bound(py);
@@ -203,7 +203,7 @@ impl Dozing {
     /// What it waits for.
     pub fn awaited(&self, py: Python<'_>) -> Awaited {
         Awaited::between_heads(match self {
-            Self::Parted(parting) => parting.has_served,
+            Self::Parted(idle) => idle.has_served,
             _ => self.handler(py).is_some_and(|handler| handler.get().inner.has_served.get()),
         })
     }
@@ -226,7 +226,7 @@ impl Dozing {
         match self {
             Self::Connection(arguments) => visit.call(arguments),
             Self::Handler(handler) => visit.call(handler),
-            Self::Parted(parting) => parting.traverse(visit),
+            Self::Parted(idle) => idle.traverse(visit),
         }
     }
 }

@@ -337,3 +337,17 @@ fn repeated_head_in_pieces_is_one_head() {
         assert_eq!(verdict(&mut parser, whole.as_bytes()), anew);
     }
 }
+
+#[test]
+fn nothing_of_what_has_begun_is_left_after_a_reset() {
+    let whole = format!("GET /a {REPEATED}");
+    let anew = verdict(&mut RequestParser::default(), whole.as_bytes());
+    for begun in ["\r\n", "\r\n\r", "GET", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+        let mut parser = RequestParser::default();
+        assert_eq!(verdict(&mut parser, begun.as_bytes()), Ok(None));
+        parser.reset();
+        assert!(!parser.has_partial_head());
+        assert_eq!(verdict(&mut parser, b""), Ok(None));
+        assert_eq!(verdict(&mut parser, whole.as_bytes()), anew);
+    }
+}
