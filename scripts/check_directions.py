@@ -59,6 +59,7 @@ UNSAFE_FILES: dict[str, str] = {
     f"{BINDING}/hub.rs": "thread-local pointers to the hub object",
     f"{BINDING}/local.rs": "descriptors called by their slots, and the dictionary that was used last",
     f"{BINDING}/queue.rs": "a store that knows the queue object which it is a part of",
+    f"{BINDING}/nesting.rs": "the reference count and kind of an object",
     f"{BINDING}/other_greenlet.rs": "the dictionary of a class that does not allow changes",
     f"{BINDING}/loop_/child.rs": "system calls on processes",
     f"{BINDING}/loop_/mod.rs": "the hub of the loop's thread, and Python inside the hub's calls",

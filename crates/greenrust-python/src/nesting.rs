@@ -3,11 +3,10 @@
 //! Each object that is freed frees what it holds. CPython bounds how deep that goes for its own containers (the trashcan
 //! of its `object.h`); a chain of ours, results of results for instance, has to bound it itself.
 
-#![forbid(unsafe_code)]
-
 use std::cell::{Cell, RefCell};
 
 use greenrust::hub::Hub;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// How many objects are freed within each other.
@@ -22,6 +21,15 @@ thread_local! {
 
 /// Gives up a reference that an object of ours held.
 pub fn free(object: Py<PyAny>) {
+    // SAFETY: a live object, and the GIL is held where objects of ours are freed.
+    let may_nest = unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 && ffi::PyObject_IS_GC(object.as_ptr()) != 0 };
+    if may_nest {
+        free_nested(object);
+    }
+}
+
+/// Gives up the last reference to an object that may hold others.
+fn free_nested(object: Py<PyAny>) {
     let running = Hub::if_current().map_or(0, |hub| hub.running().address());
     let (owner, depth) = DEPTH.get();
     let depth = if owner == running { depth } else { 0 };
